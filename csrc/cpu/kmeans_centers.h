@@ -1,0 +1,48 @@
+// The centres as the assignment kernels want them, and what the error bound needs to know of them.
+#pragma once
+#include <cstdlib>
+#include <memory>
+#include <new>
+#include <vector>
+
+#include "cpu/kmeans_kernel.h"
+
+namespace rsprune {
+
+// Uninitialised floats on a cache line boundary.
+class FloatBuffer {
+ public:
+  explicit FloatBuffer(int64_t size = 0)
+      : data_(size ? new (std::align_val_t(64)) float[size] : nullptr) {}
+  float* get() const { return data_.get(); }
+
+ private:
+  struct Free {
+    void operator()(float* p) const { ::operator delete[](p, std::align_val_t(64)); }
+  };
+  std::unique_ptr<float[], Free> data_;
+};
+
+struct Centers {
+  Centers(const float* center, AssignShape shape, const AssignKernel& kernel);
+
+  const float* row(int64_t k) const { return rows.get() + k * dim; }
+  const float* panel(int64_t first) const { return panels.get() + first * steps; }  // of the panel's first centre
+  int64_t padded_clusters() const { return (clusters + lanes - 1) / lanes * lanes; }
+
+  int64_t clusters, lanes;
+  int64_t dim;    // padded to a multiple of 16 with zeros
+  int64_t steps;  // words per centre
+  FloatBuffer rows;    // [clusters, dim] the given values
+  FloatBuffer mean;    // [dim] subtracted from centres and points; or zeros
+  FloatBuffer panels;  // [panel][steps][width] packed c - mean
+  FloatBuffer bias;    // [padded clusters] -|c - mean|^2 / 2; -inf where there is no centre to choose
+  std::vector<bool> usable;  // [clusters] all components finite
+  bool any_usable = false;
+
+  double norm = 0;      // largest |packed c|
+  double residual = 0;  // largest |packed c - (c - mean)|
+  double half_norm = 0; // largest |c - mean|^2 / 2
+};
+
+}  // namespace rsprune

@@ -1,0 +1,43 @@
+// What an instruction set provides for the assignment; kmeans.cpp drives it. Packed values travel as 32-bit
+// words: one float32, or two bfloat16 of neighbouring dimensions. All row lengths are padded with zeros.
+#pragma once
+#include <cstdint>
+
+#include "cpu/isa.h"
+#include "kmeans.h"
+
+namespace rsprune {
+
+struct AssignKernel {
+  int rows;     // points per register tile
+  int lanes;    // centres per vector
+  int vectors;  // vectors of centres per panel
+  int step;     // dimensions per word
+  double unit;  // largest relative error of one rounding while scores are accumulated
+
+  // x [n] of type -> out [n]
+  void (*to_float)(const void* x, Float type, int64_t n, float* out);
+
+  // row [dim], mean [dim] -> words [dim / step] of row - mean;
+  // sums = {|packed|^2, |(row - mean) - packed|^2} in float32, for the error bound.
+  void (*pack)(const float* row, const float* mean, int64_t dim, float* words, float* sums);
+
+  // score[p][c] = init + sum over steps of points[p] . panel[:, c]; init is bias[c], or score[p][c] if bias is null.
+  // points [groups * rows, point_stride] words, panel [steps, vectors * lanes] words.
+  void (*score)(const float* points, int64_t point_stride, int64_t groups, const float* panel, int vectors,
+                int64_t steps, const float* bias, float* score, int64_t score_stride);
+
+  float (*largest)(const float* score, int64_t n);
+
+  // Indices of the scores >= threshold, ascending, at most `capacity` of them; returns how many there are.
+  int (*select)(const float* score, int64_t n, float threshold, int32_t* index, int capacity);
+
+  // |a - b|^2 in float64.
+  double (*squared_distance)(const float* a, const float* b, int64_t dim);
+};
+
+extern const AssignKernel kAssignPortable, kAssignAvx2, kAssignAvx512, kAssignAvx512Bf16;
+
+const AssignKernel& assign_kernel(Isa isa);
+
+}  // namespace rsprune

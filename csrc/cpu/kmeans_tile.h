@@ -1,0 +1,121 @@
+// The assignment kernel over an instruction set V (see kmeans_avx512.cpp). Everything here has internal linkage,
+// so that no function compiled for one instruction set can be linked into the path of another.
+#pragma once
+#include "cpu/kmeans_kernel.h"
+
+namespace rsprune {
+namespace {
+
+inline float float_from_bits(uint32_t bits) {
+  float value;
+  __builtin_memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+inline float float_from_half(uint16_t h) {
+  const uint32_t sign = static_cast<uint32_t>(h & 0x8000) << 16, magnitude = h & 0x7fff;
+  if (magnitude >= 0x7c00) return float_from_bits(sign | 0x7f800000 | (magnitude & 0x3ff) << 13);
+  const float value = float_from_bits(magnitude << 13) * 0x1p112f;  // rebias; denormals come out normal
+  return sign ? -value : value;
+}
+
+template <class V>
+void to_float(const void* x, Float type, int64_t n, float* out) {
+  int64_t j = 0;
+  if (type == Float::f32) {
+    __builtin_memcpy(out, x, n * sizeof(float));
+  } else if (type == Float::f16) {
+    const auto* half = static_cast<const uint16_t*>(x);
+    for (; j + V::kLanes <= n; j += V::kLanes) V::store(out + j, V::load_half(half + j));
+    for (; j < n; ++j) out[j] = float_from_half(half[j]);
+  } else {
+    const auto* bf16 = static_cast<const uint16_t*>(x);
+    for (; j < n; ++j) out[j] = float_from_bits(static_cast<uint32_t>(bf16[j]) << 16);
+  }
+}
+
+template <class V>
+void pack(const float* row, const float* mean, int64_t dim, float* words, float* sums) {
+  auto norm = V::zero(), residual = V::zero();
+  for (int64_t j = 0; j < dim; j += V::kLanes) {
+    const auto centred = V::sub(V::load(row + j), V::load(mean + j));
+    const auto packed = V::pack(words, j, centred);
+    const auto lost = V::sub(centred, packed);
+    norm = V::fma(packed, packed, norm);
+    residual = V::fma(lost, lost, residual);
+  }
+  sums[0] = V::sum(norm);
+  sums[1] = V::sum(residual);
+}
+
+template <class V, int kVectors>
+void score_panel(const float* points, int64_t point_stride, int64_t groups, const float* panel, int64_t steps,
+                 const float* bias, float* score, int64_t score_stride) {
+  constexpr int kWidth = kVectors * V::kLanes;
+  for (int64_t g = 0; g < groups; ++g, points += V::kRows * point_stride, score += V::kRows * score_stride) {
+    typename V::Reg acc[V::kRows][kVectors];
+#pragma GCC unroll 16
+    for (int r = 0; r < V::kRows; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v)
+        acc[r][v] = V::load(bias ? bias + v * V::kLanes : score + r * score_stride + v * V::kLanes);
+
+    const float* column = panel;
+    for (int64_t s = 0; s < steps; ++s, column += kWidth) {
+      typename V::Reg center[kVectors];
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) center[v] = V::load(column + v * V::kLanes);
+#pragma GCC unroll 16
+      for (int r = 0; r < V::kRows; ++r) {
+        const auto point = V::broadcast(points + r * point_stride + s);
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) acc[r][v] = V::dot(point, center[v], acc[r][v]);
+      }
+    }
+
+#pragma GCC unroll 16
+    for (int r = 0; r < V::kRows; ++r)
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) V::store(score + r * score_stride + v * V::kLanes, acc[r][v]);
+  }
+}
+
+template <class V>
+void score(const float* points, int64_t point_stride, int64_t groups, const float* panel, int vectors,
+           int64_t steps, const float* bias, float* out, int64_t out_stride) {
+  switch (vectors) {
+    case 1: return score_panel<V, 1>(points, point_stride, groups, panel, steps, bias, out, out_stride);
+    case 2: return score_panel<V, 2>(points, point_stride, groups, panel, steps, bias, out, out_stride);
+    default: return score_panel<V, V::kVectors>(points, point_stride, groups, panel, steps, bias, out, out_stride);
+  }
+}
+
+template <class V>
+float largest(const float* score, int64_t n) {
+  auto best = V::load(score);
+  for (int64_t k = V::kLanes; k < n; k += V::kLanes) best = V::max(best, V::load(score + k));
+  return V::largest(best);
+}
+
+template <class V>
+int select(const float* score, int64_t n, float threshold, int32_t* index, int capacity) {
+  const auto limit = V::broadcast(&threshold);
+  int found = 0;
+  for (int64_t k = 0; k < n; k += V::kLanes) {
+    for (unsigned hits = V::at_least(V::load(score + k), limit); hits; hits &= hits - 1) {
+      if (found < capacity) index[found] = static_cast<int32_t>(k + __builtin_ctz(hits));
+      ++found;
+    }
+  }
+  return found;
+}
+
+template <class V>
+constexpr AssignKernel make_assign_kernel() {
+  static_assert(V::kVectors <= 3);
+  return {V::kRows,   V::kLanes, V::kVectors,   V::kStep,     V::kUnit,           to_float<V>,
+          pack<V>,    score<V>,  largest<V>,    select<V>,    V::squared_distance};
+}
+
+}  // namespace
+}  // namespace rsprune

@@ -1,0 +1,34 @@
+// Nearest centre of each point.
+//
+//   x [points, dim] float32, float16 or bfloat16;  center [clusters, dim] float32
+//   -> label [points] int32, distance [points] float32 (squared L2)
+//
+// The label is the argmin of the squared distance between the given values as real numbers, ties to the lower
+// index: scores are computed fast, and wherever their error bound leaves more than one candidate, the
+// candidates are compared in float64, and where that cannot tell either, in exact integer arithmetic.
+// The distance is accumulated in float64 and rounded once; above 3.4e38 it is inf, and the label is still right.
+// A row with a NaN or an infinity has no nearest centre: label -1, distance NaN. A centre with one is never
+// chosen; if every centre has one, all labels are -1.
+#pragma once
+#include <cstdint>
+
+namespace rsprune {
+
+enum class Float { f32, f16, bf16 };
+
+struct AssignShape {
+  int64_t points, clusters, dim;
+};
+
+// Returns how many rows had more than one candidate.
+int64_t kmeans_assign_cpu(const void* x, Float type, const float* center, int32_t* label, float* distance,
+                          AssignShape shape);
+void kmeans_assign_cuda(const void* x, Float type, const float* center, int32_t* label, float* distance,
+                        AssignShape shape, void* stream);
+
+// Adds each row of x to its cluster's sum, and 1 to its count, in row order whatever the thread count.
+//   x [points, dim], label [points] int32, negative: skip  ->  sum [clusters, dim] float64, count [clusters] int64
+void kmeans_sums_cpu(const void* x, Float type, const int32_t* label, double* sum, int64_t* count,
+                     AssignShape shape);
+
+}  // namespace rsprune

@@ -1,0 +1,134 @@
+"""Charts of the report: SVG text that takes its colours and its font from the page around it."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from html import escape
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+WIDTH = 400  # points; the labels stay readable where a phone shows this at 350 px
+MAX_LABEL = 22  # characters of a scene or source name
+BINS = 48
+
+# Stand-ins that are replaced in the finished text: matplotlib itself knows no CSS variables.
+INK, SOFT, BAR, ACCENT, RULE = "#010203", "#010204", "#010205", "#010206", "#010207"
+_COLOURS = {
+    INK: "var(--ink)", SOFT: "var(--soft)", BAR: "var(--bar)", ACCENT: "var(--accent)", RULE: "var(--rule)",
+}  # fmt: skip
+_STYLE = {
+    "svg.fonttype": "none", "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 11,
+    "text.color": INK, "axes.labelcolor": SOFT, "axes.edgecolor": RULE, "xtick.color": SOFT, "ytick.color": SOFT,
+    "xtick.labelcolor": SOFT, "ytick.labelcolor": INK, "axes.spines.top": False, "axes.spines.right": False,
+    "axes.spines.left": False, "axes.linewidth": 1, "xtick.major.width": 1, "xtick.major.size": 3,
+    "ytick.major.size": 0, "axes.facecolor": "none", "figure.facecolor": "none", "text.usetex": False,
+    "text.parse_math": False,
+}  # fmt: skip
+
+
+def entropy_histogram(
+    panels: Mapping[str, tuple[np.ndarray, np.ndarray]], threshold: float | None, *, alt: str
+) -> str:
+    """Entropy in bits of all images and of the kept ones, one panel per source.
+
+    Args:
+        panels: by source name, entropies of all readable images [N] and of the kept ones [M].
+        threshold: bits below which images were dropped; None draws no line.
+        alt: what the chart shows, in words.
+    """
+    values = np.concatenate([a for a, _ in panels.values()]) if panels else np.empty(0)
+    lo, hi = (values.min(), values.max()) if len(values) else (0, 8)
+    if threshold is not None:
+        lo, hi = min(lo, threshold), max(hi, threshold)
+    if hi - lo < 1e-3:
+        lo, hi = lo - 0.5, hi + 0.5
+    edges = np.linspace(lo, hi, BINS + 1)
+    if threshold is not None:  # between two bars
+        width = (hi - lo) / BINS
+        edges = threshold + width * np.arange(-math.ceil((threshold - lo) / width), math.ceil((hi - threshold) / width) + 1)
+        edges = edges if len(edges) > 1 else np.array([lo, hi])
+
+    def draw(figure: Figure) -> None:
+        axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+        for axis, (name, (everything, kept)) in zip(axes, panels.items(), strict=True):
+            counts, kept_counts = np.histogram(everything, edges)[0], np.histogram(kept, edges)[0]
+            widths = np.diff(edges)
+            axis.bar(edges[:-1], counts, widths * 0.86, align="edge", color=BAR, linewidth=0)
+            axis.bar(edges[:-1], kept_counts, widths * 0.86, align="edge", color=ACCENT, linewidth=0)
+            if threshold is not None:
+                axis.axvline(threshold, color=INK, linewidth=1, dashes=(3, 2))
+            axis.set_yticks([])
+            axis.set_ylim(0, max(counts.max(initial=1), 1) * 1.05)
+            if len(panels) > 1:
+                axis.set_title(_short(name), loc="left", fontsize=11, color=INK, pad=2)
+        axes[-1].set_xlim(edges[0], edges[-1])
+        axes[-1].set_xlabel("patch entropy, bits", fontsize=11)
+        axes[-1].xaxis.set_major_locator(MaxNLocator(7))
+
+    return _svg(draw, height=150 if len(panels) < 2 else 40 + 84 * len(panels), alt=alt)
+
+
+def scene_shares(scenes: Sequence[tuple[str, float, float]], *, alt: str) -> str:
+    """Share of each scene before and after, as a line from a hollow to a full dot.
+
+    Args:
+        scenes: name, share of the pool, share of the kept images; the first comes on top.
+        alt: what the chart shows, in words.
+    """
+
+    def draw(figure: Figure) -> None:
+        axis = figure.subplots()
+        for y, (_, before, after) in enumerate(scenes):
+            axis.plot([before, after], [y, y], color=RULE, linewidth=3, solid_capstyle="round", zorder=1)
+        at = range(len(scenes))
+        dot = {"s": 34, "zorder": 2, "linewidths": 1.6, "clip_on": False}
+        axis.scatter([b for _, b, _ in scenes], at, facecolors="none", edgecolors=SOFT, **dot)
+        axis.scatter([a for _, _, a in scenes], at, color=ACCENT, edgecolors=ACCENT, **{**dot, "zorder": 3})
+        axis.set_yticks(list(at), [_short(name) for name, _, _ in scenes])
+        axis.set_ylim(len(scenes) - 0.4, -0.6)
+        axis.set_xlim(0, 1.04 * max((max(b, a) for _, b, a in scenes), default=1))
+        axis.tick_params(axis="y", pad=9)
+        axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
+        axis.grid(axis="x", color=RULE, linewidth=0.5)
+        axis.set_axisbelow(True)
+
+    return _svg(draw, height=34 + 19 * len(scenes), alt=alt)
+
+
+def _short(name: str) -> str:
+    name = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in name)
+    return name if len(name) <= MAX_LABEL else name[: MAX_LABEL - 1] + "…"
+
+
+def _svg(draw, *, height: float, alt: str) -> str:
+    text = io.StringIO()
+    with matplotlib.rc_context({**_STYLE, "svg.hashsalt": alt}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # names in scripts that the measuring font does not have
+        figure = Figure(figsize=(WIDTH / 72, height / 72), layout="constrained")
+        draw(figure)
+        FigureCanvasSVG(figure).print_svg(text, metadata={"Date": None, "Creator": None})
+    return _inline(text.getvalue(), alt)
+
+
+def _inline(svg: str, alt: str) -> str:
+    """What HTML needs of an SVG file: no prologue, metadata, namespaces, fixed size or unused ids."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.S)
+    size = re.search(r'viewBox="[^"]+"', svg)[0]
+    svg = f'<svg {size} role="img" aria-label="{escape(alt)}">' + svg[svg.index(">") + 1 :]
+    svg = svg.replace("xlink:href", "href")
+    used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', svg))
+    svg = re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in used else "", svg)
+    svg = re.sub(r"font: (?:[a-z]+ )*([\d.]+px) [^;\"]+", r"font-size: \1", svg)
+    for stand_in, colour in _COLOURS.items():
+        svg = svg.replace(stand_in, colour)
+    return re.sub(r"\n\s*", "\n", svg).strip()

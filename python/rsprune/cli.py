@@ -1,0 +1,301 @@
+"""The ``rsprune`` command: one verb per stage, and `run` for all of them.
+
+A verb's settings come from `config`: every field there is an option of the verbs whose stage owns it.
+"""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import sys
+import typing
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import click
+import typer
+
+from rsprune import config, engine, stages
+from rsprune.api import check_workers
+from rsprune.config import absolute, source_values
+from rsprune.errors import ConfigError, RspruneError
+from rsprune.run import Run
+from rsprune.terminal import Terminal
+
+app = typer.Typer(
+    name="rsprune",
+    help="Keep the part of a remote-sensing image collection that is worth training on.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+SECTIONS: dict[str, type] = {
+    "source": config.SourceConfig,
+    "scan": config.ScanConfig,
+    "score": config.ScoreConfig,
+    "embed": config.EmbedConfig,
+    "filter": config.FilterConfig,
+    "cluster": config.ClusterConfig,
+    "select": config.SelectConfig,
+}
+AS_TEXT = {"bands": str, "n_clusters": str, "scale": list[str], "reference": list[str]}  # parsed by config
+
+Data = Annotated[list[str] | None, typer.Argument(help="Folders or scenes, as PATH or PATH=NAME.", show_default=False)]
+RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.", show_default=False)]
+Out = Annotated[Path, typer.Option("-o", "--out", help="The run folder to make or to continue.", show_default=False)]
+COMMON: dict[str, tuple[Any, Any]] = {
+    "seed": (int | None, typer.Option(help="The same seed gives the same images.")),
+    "workers": (int | None, typer.Option(help="Processes; one per core if not given.")),
+    "device": (str, typer.Option(help="auto, cpu or cuda[:i].")),
+    "config_file": (Path | None, typer.Option("--config", help="TOML file with settings; options win over it.")),
+    "overwrite": (bool, typer.Option("--overwrite", help="Throw away results of other settings.")),
+    "as_json": (bool, typer.Option("--json", help="Print the result as one line of JSON.")),
+    "quiet": (bool, typer.Option("-q", "--quiet", help="No progress, no notices.")),
+    "verbose": (bool, typer.Option("-v", "--verbose", help="Show the traceback of an error.")),
+}
+DEFAULTS = {"device": "auto", "overwrite": False, "as_json": False, "quiet": False, "verbose": False}
+
+
+def verb(*sections: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command with the options of `sections`; the function gets its own arguments and, by keyword, `flags`."""
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        hints = typing.get_type_hints(function, include_extras=True)
+        own = [p for p in inspect.signature(function).parameters.values() if p.name != "flags"]
+        parameters = [p.replace(annotation=hints[p.name], kind=p.KEYWORD_ONLY) for p in own]
+        parameters += [p for section in sections for p in _options(section)]
+        for name, (kind, opt) in COMMON.items():
+            opt.rich_help_panel = "Common"
+            parameters.append(_parameter(name, Annotated[kind, opt], DEFAULTS.get(name)))
+
+        def command(**values: Any) -> None:
+            arguments = {p.name: values.pop(p.name) for p in own}
+            function(**arguments, flags=values)
+
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        app.command(name=function.__name__.removesuffix("_"))(command)
+        return function
+
+    return decorate
+
+
+def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _options(section: str) -> Iterator[inspect.Parameter]:
+    for name, field in SECTIONS[section].__pydantic_fields__.items():
+        if not field.description:
+            continue
+        default = "" if field.default in (None, (), False) else f" \\[{field.default}]"
+        flag = f"--{name.replace('_', '-')}"
+        opt = typer.Option(flag, help=field.description + default, rich_help_panel=section.capitalize(), show_default=False)
+        yield _parameter(name, Annotated[AS_TEXT.get(name, field.annotation) | None, opt])
+    if section == "select":
+        help = "Share to drop: --prune 0.85 is --keep 0.15."
+        yield _parameter("prune", Annotated[float | None, typer.Option(help=help, rich_help_panel="Select")])
+
+
+def _values(base: dict[str, Any], sources: list[dict[str, Any]], flags: dict[str, Any]) -> dict[str, Any]:
+    """Plain settings values: `base` (a TOML file's), overridden by the flags that were given."""
+    given = {k: v for k, v in flags.items() if v is not None and v != []}
+    values = {k: dict(v) if isinstance(v, dict) else v for k, v in base.items()}
+    budget = [k for k in ("keep", "prune", "n") if k in given]
+    if len(budget) > 1:
+        raise ConfigError("--keep, --prune and --n exclude each other: give one of them")
+    if budget:
+        values["select"] = {k: v for k, v in values.get("select", {}).items() if k not in ("keep", "n")}
+    if "prune" in given:
+        if not 0 <= given["prune"] < 1:
+            raise ConfigError(f"--prune is {given['prune']:g}: give a share from 0 to below 1")
+        given["keep"] = round(1 - given["prune"], 12)
+    for section in SECTIONS:
+        mine = {k: given[k] for k in SECTIONS[section].__pydantic_fields__ if k in given}
+        if section != "source":
+            values[section] = {**values.get(section, {}), **mine}
+    sources = sources or values["scan"].get("sources", [])
+    source_flags = {k: given[k] for k in SECTIONS["source"].__pydantic_fields__ if k in given}
+    values["scan"]["sources"] = [{**s, **source_flags} for s in sources]
+    if "reference" in given:
+        values["cluster"]["reference"] = [absolute(r) for r in given["reference"]]
+    if "seed" in given:
+        values["seed"] = given["seed"]
+    return values
+
+
+@contextmanager
+def _job(
+    path: Path, flags: dict[str, Any], sources: list[dict[str, Any]] | None = None
+) -> Iterator[tuple[stages.Job, Terminal]]:
+    """The job that flags describe, with its run folder locked; without `sources`, with the settings of the run."""
+    terminal = Terminal(quiet=flags["quiet"] or flags["as_json"], as_json=flags["as_json"])
+    base: dict[str, Any] = {}
+    if sources is None:
+        base = config.load_values(Run.open(path).config_path)
+    if flags["config_file"]:
+        extra = config.load_values(flags["config_file"])
+        base = {**base, **{k: {**base.get(k, {}), **v} if isinstance(v, dict) else v for k, v in extra.items()}}
+    settings = config.settings(_values(base, sources or [], flags))
+    device = engine.choose_device(flags["device"])
+    if flags["device"] == "auto":
+        terminal.say(f"device: {device}")
+    run = Run(path)
+    with run.lock():
+        yield (
+            stages.Job(
+                run,
+                settings,
+                workers=check_workers(flags["workers"]),
+                device=device,
+                overwrite=flags["overwrite"],
+                progress=terminal.progress,
+                say=terminal.say,
+            ),
+            terminal,
+        )
+
+
+@verb("source", "scan", "score", "embed", "filter", "cluster", "select")
+def run(data: Data = None, *, out: Out, flags: dict[str, Any]) -> None:
+    """Select from images: every stage up to the report; continues where it stopped."""
+    with _job(out, flags, [source_values(p) for p in data or ()]) as (job, terminal):
+        stages.run_all(job)
+        terminal.summary(job.run)
+
+
+@verb("source", "scan")
+def scan(data: Data = None, *, out: Out, flags: dict[str, Any]) -> None:
+    """List images or windows, read headers, settle radiometry."""
+    with _job(out, flags, [source_values(p) for p in data or ()]) as (job, terminal):
+        stages.scan_images(job)
+        terminal.finished("scan", job.run)
+
+
+@verb("score")
+def score(run: RunDir, flags: dict[str, Any]) -> None:
+    """Entropy and the guards of every image."""
+    with _job(run, flags) as (job, terminal):
+        stages.score_images(job)
+        terminal.finished("score", job.run)
+
+
+@verb("embed")
+def embed(run: RunDir, flags: dict[str, Any]) -> None:
+    """Features of every image, from an encoder or a file."""
+    with _job(run, flags) as (job, terminal):
+        stages.embed_images(job)
+        terminal.finished("embed", job.run)
+
+
+@verb("filter", "cluster")
+def cluster(run: RunDir, flags: dict[str, Any]) -> None:
+    """Scenes by the labelled reference, and clusters."""
+    with _job(run, flags) as (job, terminal):
+        stages.cluster_images(job)
+        terminal.finished("cluster", job.run)
+
+
+@verb("filter", "select")
+def select(run: RunDir, flags: dict[str, Any]) -> None:
+    """Decide which images to keep; reads no image."""
+    with _job(run, flags) as (job, terminal):
+        stages.cluster_images(job)  # only where the filter has changed
+        stages.select_images(job)
+        terminal.summary(job.run)
+
+
+@verb()
+def report(run: RunDir, flags: dict[str, Any]) -> None:
+    """One self-contained HTML page about the run."""
+    with _job(run, flags) as (job, terminal):
+        stages.write_page(job)
+        terminal.finished("report", job.run)
+
+
+@verb()
+def export(
+    run: RunDir,
+    *,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.", show_default=False)],
+    format: Annotated[Literal["list", "copy", "symlink"], typer.Option(help="What to write.")] = "list",
+    flags: dict[str, Any],
+) -> None:
+    """Write the kept images: a list, copies of the original files, or links."""
+    from rsprune.export import export as export_kept
+
+    with _job(run, flags) as (job, terminal):
+        result = export_kept(job.run, out, format)
+        terminal.result({"count": result.count, "path": str(result.path)}, f"{result.count:,} images: {result.path}")
+
+
+@verb()
+def explain(run: RunDir, id: Annotated[str, typer.Argument(metavar="ID", help="An image's id.")], flags: dict[str, Any]) -> None:
+    """Why an image was kept or dropped."""
+    from rsprune.explain import explain as explain_image
+    from rsprune.explain import format_explanation
+
+    facts = explain_image(Run.open(run), id)
+    Terminal(as_json=flags["as_json"]).result(facts, format_explanation(facts))
+
+
+@verb("cluster")
+def demo(
+    out: Annotated[Path, typer.Option("-o", "--out", help="The run folder.")] = Path("demo"), *, flags: dict[str, Any]
+) -> None:
+    """The whole of `run` on real imagery that is installed with 'rsprune[demo]'."""
+    from rsprune.demo import prepare
+
+    Terminal(quiet=flags["quiet"] or flags["as_json"]).say(f"preparing imagery in {out / 'data'}")
+    data = prepare(out / "data")
+    if data.reference and not flags["reference"]:
+        flags["reference"] = [str(data.reference)]
+    with _job(out, flags, [asdict(source) for source in data.sources]) as (job, terminal):
+        for sentence in data.notes:
+            terminal.say(sentence)
+        stages.run_all(job)
+        terminal.summary(job.run)
+
+
+@app.command()
+def info(as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False) -> None:
+    """Version, build, what is there, and how to get what is missing."""
+    from rsprune.about import about, format_about
+
+    facts = about()
+    Terminal(as_json=as_json).result(facts, format_about(facts))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point: runs a command; errors become one sentence on stderr and an exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        sys.exit(app(arguments, prog_name="rsprune", standalone_mode=False))
+    except click.ClickException as e:
+        e.show()
+        sys.exit(e.exit_code)
+    except (click.Abort, RspruneError, OSError, MemoryError, KeyboardInterrupt) as e:
+        if "-v" in arguments or "--verbose" in arguments:
+            raise
+        sentence, code = _sentence(e)
+        print(f"rsprune: {sentence}", file=sys.stderr)
+        sys.exit(code)
+
+
+def _sentence(error: BaseException) -> tuple[str, int]:
+    if isinstance(error, RspruneError):
+        return str(error), error.exit_code
+    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+        return "interrupted; run the same command again to continue", 130
+    if isinstance(error, MemoryError):
+        return "out of memory; lower --workers and run the same command again to continue", 1
+    where = f" ({error.filename})" if getattr(error, "filename", None) else ""
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"no space left to write to{where}; make room and run the same command again to continue", 1
+    return f"{getattr(error, 'strerror', None) or error}{where}", 1

@@ -1,0 +1,211 @@
+"""Settings: one frozen dataclass per stage, with the reason beside each default.
+
+The resolved settings of a run are written to ``config.toml`` in its folder. A knob belongs to the stage
+that owns it; `Settings` only holds the stages together.
+"""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import asdict, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tomli_w
+
+from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from rsprune.errors import ConfigError
+
+STRICT = ConfigDict(extra="forbid")
+
+
+def _numbers(value: Any) -> Any:
+    """ "4,3,2" as a list; anything else as it is."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
+def _pairs(value: Any) -> Any:
+    return [_numbers(pair) for pair in value] if isinstance(value, (list, tuple)) else value
+
+
+def _auto(value: Any) -> Any:
+    return None if value == "auto" else value
+
+
+Bands = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_numbers)]
+Scale = Annotated[tuple[tuple[float, float], ...], BeforeValidator(_pairs)]
+
+
+@dataclass(frozen=True, config=STRICT)
+class SourceConfig:
+    """One image collection and the radiometry that is declared for all of it."""
+
+    path: str
+    name: str = ""  # prefixes the ids where a run has several sources
+    tile: int | None = Field(None, ge=8, description="Cut scenes into windows of this side (pixels).")
+    stride: int | None = Field(None, ge=1, description="Step between windows (pixels); the side if not given.")
+    bands: Bands | None = Field(None, description="1-based bands to read, such as 4,3,2; all if not given.")
+    scale: Scale | None = Field(None, description="LO,HI that map to 0..1: once, or once per band.")
+    nodata: float | None = Field(None, description="A pixel with this value in every band holds no data.")
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.stride and not self.tile:
+            raise ValueError("--stride needs --tile: give the side of the windows as well")
+        for lo, hi in self.scale or ():
+            if not lo < hi:
+                raise ValueError(f"--scale needs LO < HI, got {lo:g},{hi:g}")
+        if self.scale and self.bands and len(self.scale) not in (1, len(self.bands)):
+            raise ValueError(f"--scale has {len(self.scale)} pairs for {len(self.bands)} bands: give one, or one per band")
+        return self
+
+
+@dataclass(frozen=True, config=STRICT)
+class ScanConfig:
+    sources: tuple[SourceConfig, ...] = ()
+    # A crash costs at most one part per worker; smaller parts cost more files.
+    part_size: int = Field(1024, ge=1, description="Images per part, the unit of work and of resuming.")
+    max_bad: float = Field(0.05, ge=0, le=1, description="Stop when more than this share is unreadable.")
+    on_error: Literal["record", "stop"] = Field("record", description="What to do with an unreadable image.")
+
+
+@dataclass(frozen=True, config=STRICT)
+class ScoreConfig:
+    # Small enough that a smooth ramp does not look rich, large enough that 1,024 pixels fill a histogram.
+    patch: int = Field(32, ge=2, le=4096, description="Side of an entropy patch (pixels).")
+
+
+@dataclass(frozen=True, config=STRICT)
+class EmbedConfig:
+    encoder: str = Field("lite0", description="Network that describes images.")
+    embeddings: str | None = Field(None, description=".npy or .parquet, a row per image, instead of an encoder.")
+    batch_size: int = Field(32, ge=1, description="Images that the encoder is given at once.")
+    transform_sample: int = Field(8192, ge=1, description="Images that mean and scale are estimated on.")
+
+
+@dataclass(frozen=True, config=STRICT)
+class FilterConfig:
+    """Which images are eligible at all; applied to stored scores, so changing it reads no image."""
+
+    # A quantile, because absolute bits do not transfer between sensors.
+    entropy_drop: float = Field(0.2, ge=0, lt=1, description="Drop this share, lowest entropy first.")
+    entropy_min: float | None = Field(None, description="Drop below this many bits, instead of a share.")
+    entropy_otsu: bool = Field(False, description="Drop below Otsu's threshold, instead of a share.")
+    nodata_max: float = Field(0.5, ge=0, le=1, description="Drop above this share of pixels without data.")
+    # Clean Sentinel-2 and Blue Marble tiles stay above 0.29, noise of sigma 60 falls below 0.2.
+    autocorrelation_min: float = Field(0.2, description="Drop as noise below this neighbour correlation.")
+
+
+@dataclass(frozen=True, config=STRICT)
+class ClusterConfig:
+    reference: tuple[str, ...] = Field((), description="Labelled set: a folder per class, or Parquet. Repeatable.")
+    n_clusters: Annotated[int | None, BeforeValidator(_auto)] = Field(
+        None, ge=1, description="Number of clusters; auto asks the reference for its granularity."
+    )
+    fit_per_cluster: int = Field(256, ge=1, description="Images per cluster that the centres are fitted on.")
+    pseudo_scenes: int = Field(32, ge=1, description="Strata where there is no reference.")
+    max_iter: int = Field(50, ge=1, description="Most iterations of k-means.")
+
+
+@dataclass(frozen=True, config=STRICT)
+class SelectConfig:
+    keep: float | None = Field(None, gt=0, le=1, description="Share of the readable images to keep; 0.15 if not given.")
+    n: int | None = Field(None, ge=1, description="Number of images to keep.")
+    near_duplicate: float = Field(0.98, gt=0, description="Cosine from which images are duplicates; 2 is never.")
+    # 0 and 0 is uniform over clusters.
+    alpha: float = Field(0.0, description="Seats grow with cluster size to this power.")
+    beta: float = Field(0.0, description="Seats grow with cluster spread to this power.")
+    rank: Literal["herding", "closest"] = Field("herding", description="Order inside a cluster.")
+
+    @model_validator(mode="after")
+    def _one_budget(self):
+        if self.keep is not None and self.n is not None:
+            raise ValueError("--keep and --n exclude each other: give one of them")
+        return self
+
+    def budget(self, readable: int) -> int:
+        """Number of images to keep out of `readable`."""
+        if self.n is not None:
+            return self.n
+        return max(1, round((0.15 if self.keep is None else self.keep) * readable)) if readable else 0
+
+
+@dataclass(frozen=True, config=STRICT)
+class Settings:
+    scan: ScanConfig = field(default_factory=ScanConfig)
+    score: ScoreConfig = field(default_factory=ScoreConfig)
+    embed: EmbedConfig = field(default_factory=EmbedConfig)
+    filter: FilterConfig = field(default_factory=FilterConfig)
+    cluster: ClusterConfig = field(default_factory=ClusterConfig)
+    select: SelectConfig = field(default_factory=SelectConfig)
+    seed: int = Field(0, ge=0, lt=2**63, description="The same seed gives the same images.")
+
+
+_adapter = TypeAdapter(Settings)
+
+
+def settings(values: dict[str, Any]) -> Settings:
+    """Checked settings from nested plain values, as in a TOML file. Raises `ConfigError`."""
+    try:
+        return _adapter.validate_python(values)
+    except ValidationError as e:
+        raise ConfigError("; ".join(_sentence(error) for error in e.errors())) from None
+
+
+def load(path: str | Path) -> Settings:
+    """Settings from a TOML file, for example a run's ``config.toml``. Raises `ConfigError`."""
+    return settings(load_values(path))
+
+
+def load_values(path: str | Path) -> dict[str, Any]:
+    """The plain values of a TOML file, without its ``[provenance]``. Raises `ConfigError`."""
+    if sys.version_info >= (3, 11):
+        import tomllib
+    else:
+        import tomli as tomllib
+    try:
+        values = tomllib.loads(Path(path).read_text("utf-8"))
+    except OSError as e:
+        raise ConfigError(f"cannot read settings from {path}: {e.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path} is not valid TOML: {e}") from None
+    values.pop("provenance", None)
+    return values
+
+
+def dumps(value: Settings, *, provenance: dict[str, Any]) -> str:
+    """TOML text that `load` reads back; None means absent."""
+    return tomli_w.dumps(_without_none({**asdict(value), "provenance": provenance}))
+
+
+def source_values(text: str) -> dict[str, Any]:
+    """Settings of a source from ``PATH`` or ``PATH=NAME``."""
+    path, equals, name = text.rpartition("=")
+    if not equals or Path(text).exists():
+        path, name = text, ""
+    return {"path": absolute(path), "name": name or Path(absolute(path)).stem}
+
+
+def absolute(path: str) -> str:
+    """The path as a run remembers it, so that it can be continued from any folder."""
+    return str(Path(path).expanduser().absolute())
+
+
+def _without_none(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {k: _without_none(v) for k, v in value.items() if v is not None}
+    if isinstance(value, (list, tuple)):
+        return [_without_none(v) for v in value]
+    return value
+
+
+def _sentence(error: Any) -> str:
+    if error["type"] == "value_error":
+        return str(error["ctx"]["error"])
+    names = [part for part in error["loc"] if isinstance(part, str)]
+    if error["type"] == "unexpected_keyword_argument":
+        return f"there is no setting {'.'.join(names)}"
+    where = "--" + names[-1].replace("_", "-") if names else "settings"
+    return f"{where} is {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"

@@ -1,0 +1,237 @@
+"""Why one image was kept or dropped, from what the run wrote down."""
+
+from __future__ import annotations
+
+import difflib
+import math
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rsprune.config import SelectConfig
+from rsprune.errors import ConfigError
+from rsprune.rows import unit_rows
+from rsprune.run import Run
+
+SCORES = (
+    "entropy", "entropy_p10", "flat_fraction", "nodata_fraction", "saturated_fraction", "autocorrelation", "sharpness",
+)  # fmt: skip
+DECIDED_BY_ENTROPY = ("kept", "low_entropy", "exact_duplicate", "over_budget")  # the others name their own threshold
+_SUGGESTIONS = 3
+_COMPARED = 20_000  # ids that are compared letter by letter when one is unknown
+
+
+def explain(run: Run, id: str) -> dict[str, Any]:
+    """Everything that is known about one image and its decision, JSON-able.
+
+    Raises:
+        ConfigError: the run has no such image; names the most similar ids.
+    """
+    decisions = run.decisions
+    row = pc.index(decisions["id"], pa.scalar(id, decisions["id"].type)).as_py()
+    if row < 0:
+        raise ConfigError(f"{run.path} has no image {id!r}{_similar(decisions['id'], id)}")
+    decision = decisions.slice(row, 1).to_pylist()[0]
+    scores = run.table("score").slice(row, 1).to_pylist()[0]
+    manifest = run.table("scan", ["error"]).slice(row, 1).to_pylist()[0]
+    assigned = run.table("cluster", ["scene_similarity", "scene_margin"]).slice(row, 1).to_pylist()[0]
+    readable = run.table("score", ["error"])["error"].null_count
+    kept = pc.sum(decisions["kept"]).as_py() or 0
+    settings = run.settings
+    reason, cluster, rank = decision["reason"], decision["cluster"], decision["rank"]
+    facts: dict[str, Any] = {
+        "id": id,
+        "uri": decision["uri"],
+        "kept": decision["kept"],
+        "reason": reason,
+        "error": manifest["error"] or scores.get("error"),
+        "scores": {name: _finite(scores.get(name)) for name in SCORES},
+        "thresholds": {
+            "entropy": _entropy_threshold(decisions, settings.filter.entropy_min),
+            "nodata_fraction": settings.filter.nodata_max,
+            "autocorrelation": settings.filter.autocorrelation_min,
+            "near_duplicate": settings.select.near_duplicate,
+        },
+        "scene": decision["scene"],
+        "scene_similarity": _finite(assigned["scene_similarity"]),
+        "scene_margin": _finite(assigned["scene_margin"]),
+        "cluster": None,
+        "distance": _finite(decision["distance"]),
+        "position": None,
+        "ranked": len(decisions) - decisions["rank"].null_count,
+        "readable": readable,
+        "kept_in_run": kept,
+        "duplicate_of": None,
+        "duplicate_similarity": None,
+        "nearest_kept": decision["nearest_kept"],
+        "nearest_kept_similarity": _finite(decision["nearest_kept_similarity"]),
+        "change": None,
+    }
+    if cluster is not None and cluster >= 0:
+        facts["cluster"] = _cluster(decisions, cluster, rank)
+    if reason.endswith("_duplicate"):
+        facts["duplicate_of"], facts["duplicate_similarity"] = _stays(run, decisions, row, reason)
+    if rank is not None:
+        facts["position"] = rank + 1
+    facts["change"] = _change(facts, settings.select)
+    return facts
+
+
+def format_explanation(facts: dict[str, Any]) -> str:
+    """The facts from `explain` in plain sentences, one a line."""
+    verdict = "kept" if facts["kept"] else f"dropped: {facts['reason'].replace('_', ' ')}"
+    lines = [f"{facts['id']} was {verdict}."]
+    if facts["reason"] == "unreadable":
+        lines.append(f"It could not be used: it {facts['error'] or 'has no embedding'}.")
+    else:
+        lines += _score_lines(facts)
+    if facts["scene"] is not None and facts["reason"] != "unreadable":
+        how = "" if facts["scene_similarity"] is None else f" (similarity {facts['scene_similarity']:.3f})"
+        lines.append(f"Its scene is {facts['scene']}{how}.")
+    if cluster := facts["cluster"]:
+        place = f", where it ranks {cluster['position']:,} of {cluster['ranked']:,}" if cluster["position"] else ""
+        lines.append(
+            f"It is in cluster {cluster['id']} of {_images(cluster['size'])}, {cluster['kept']:,} of which "
+            f"{'was' if cluster['kept'] == 1 else 'were'} kept{place}."
+        )
+    if facts["position"]:
+        lines.append(
+            f"In the whole ranking it is {facts['position']:,} of {facts['ranked']:,}; "
+            f"the first {facts['kept_in_run']:,} were kept."
+        )
+    if facts["duplicate_of"]:
+        lines.append(f"It is a duplicate of {facts['duplicate_of']} (cosine {facts['duplicate_similarity']:.4f}).")
+    if facts["nearest_kept"] and facts["nearest_kept"] != facts["duplicate_of"]:
+        lines.append(f"The nearest kept image is {facts['nearest_kept']} (cosine {_number(facts['nearest_kept_similarity'])}).")
+    if facts["change"]:
+        lines.append(facts["change"])
+    return "\n".join(lines)
+
+
+def _score_lines(facts: dict[str, Any]) -> list[str]:
+    score, threshold = facts["scores"], facts["thresholds"]
+    entropy = "Its entropy is unknown: no part of it holds data"
+    if score["entropy"] is not None:
+        entropy = f"Its entropy is {score['entropy']:.2f} bits"
+        if threshold["entropy"] is not None:
+            side = "below" if score["entropy"] < threshold["entropy"] else "not below"
+            entropy += f", {side} the threshold of {threshold['entropy']:.2f}"
+    lines = [entropy + "."]
+    guards = []
+    if score["nodata_fraction"] is not None:
+        guards.append(f"{100 * score['nodata_fraction']:.1f} % nodata (at most {100 * threshold['nodata_fraction']:g} %)")
+    if score["autocorrelation"] is not None:
+        guards.append(f"autocorrelation {score['autocorrelation']:.2f} (at least {threshold['autocorrelation']:g})")
+    if guards:
+        lines.append(f"It has {' and '.join(guards)}.")
+    return lines
+
+
+def _change(facts: dict[str, Any], select: SelectConfig) -> str | None:
+    """What would have turned the decision."""
+    score, reason, similarity = facts["scores"], facts["reason"], facts["duplicate_similarity"]
+    if reason in ("kept", "over_budget"):
+        position, readable = facts["position"], facts["readable"]
+        keep = smallest_keep(position, readable)
+        from_on = f"from --keep {keep:g} on" if keep is not None else "only with --n"
+        return f"It {'stays' if reason == 'kept' else 'would be'} kept {from_on} (--n {position} or more)."
+    if reason == "low_entropy":
+        below = math.floor(score["entropy"] * 100) / 100
+        return f"It would compete for a seat with --entropy-min {below:g} or less."
+    if reason == "nodata":
+        if score["entropy"] is None:
+            return "No setting keeps it, as it has no valid patch."
+        return f"It would compete for a seat with nodata_max = {_up(score['nodata_fraction'])} or more in [filter]."
+    if reason == "noise":
+        return f"It would compete for a seat with autocorrelation_min = {_down(score['autocorrelation'])} or less in [filter]."
+    if reason == "near_duplicate" and similarity is not None:
+        return f"It would compete for a seat with near_duplicate above {similarity:.4f} in [select]."
+    if reason == "exact_duplicate":
+        return "No setting keeps both, as they have the same pixels."
+    if reason == "unreadable":
+        return "Mend or replace the file and scan again with --overwrite."
+    return None
+
+
+def smallest_keep(position: int, readable: int) -> float | None:
+    """Smallest --keep, to a readable number of digits, whose budget reaches `position` (1 is best)."""
+    digits = max(2, math.ceil(math.log10(max(readable, 1))) + 1)
+    step = 10**digits
+    first = max(1, math.floor((position - 1) / max(readable, 1) * step) - 1)
+    for i in range(first, step + 1):
+        if SelectConfig(keep=i / step).budget(readable) >= position:
+            return i / step
+    return None
+
+
+def _cluster(decisions: pa.Table, cluster: int, rank: int | None) -> dict[str, Any]:
+    members = decisions.filter(pc.equal(decisions["cluster"], cluster))
+    ranks = members["rank"].drop_null()
+    position = None if rank is None else pc.sum(pc.less_equal(ranks, rank)).as_py()
+    return {
+        "id": cluster,
+        "size": len(members),
+        "ranked": len(ranks),
+        "kept": pc.sum(members["kept"]).as_py() or 0,
+        "position": position,
+    }
+
+
+def _stays(run: Run, decisions: pa.Table, row: int, reason: str) -> tuple[str | None, float | None]:
+    """The ranked image that stays in the place of a duplicate, and the cosine to it."""
+    ranked = pc.is_valid(decisions["rank"])
+    if reason == "exact_duplicate":
+        hashes = run.table("score", ["content_hash"])["content_hash"]
+        same = pc.equal(hashes, hashes[row])
+        others = np.flatnonzero(pc.and_(same, pc.invert(pc.equal(decisions["id"], decisions["id"][row]))))
+        # The copy that stayed may itself be a near duplicate, so it need not be ranked.
+        stayed = [i for i in others if decisions["reason"][int(i)].as_py() != "exact_duplicate"]
+        return (decisions["id"][int(stayed[0])].as_py(), 1.0) if stayed else (None, None)
+    better = pc.greater_equal(decisions["score"], decisions["score"][row])
+    candidates = pc.and_(pc.and_(ranked, better), pc.equal(decisions["cluster"], decisions["cluster"][row]))
+    at = np.flatnonzero(pc.fill_null(candidates, False))
+    if not len(at):
+        return None, None
+    x = run.embeddings()
+    cosine = unit_rows(x[at]) @ unit_rows(x[row : row + 1])[0]
+    best = int(cosine.argmax())
+    return decisions["id"][int(at[best])].as_py(), float(cosine[best])
+
+
+def _entropy_threshold(decisions: pa.Table, given: float | None) -> float | None:
+    by_entropy = pc.is_in(decisions["reason"], pa.array(DECIDED_BY_ENTROPY))
+    used = decisions["threshold"].filter(by_entropy).to_numpy()
+    used = used[np.isfinite(used)]
+    return float(used[0]) if len(used) else given
+
+
+def _similar(ids: pa.ChunkedArray, id: str) -> str:
+    """The ids that may have been meant: those that hold its last part, else those spelt alike."""
+    name = id.rstrip("/").rpartition("/")[2]
+    found = ids.filter(pc.match_substring(ids, name, ignore_case=True)).slice(0, _SUGGESTIONS).to_pylist() if name else []
+    if not found:
+        every = max(1, len(ids) // _COMPARED)
+        found = difflib.get_close_matches(id, ids.to_pylist()[::every], n=_SUGGESTIONS)
+    return f"; did you mean {' or '.join(found)}?" if found else ": its ids are in decisions.parquet"
+
+
+def _images(n: int) -> str:
+    return "1 image" if n == 1 else f"{n:,} images"
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _number(value: float | None) -> str:
+    return "unknown" if value is None else f"{value:.4f}"
+
+
+def _up(value: float) -> str:
+    return f"{math.ceil(value * 1000) / 1000:g}"
+
+
+def _down(value: float) -> str:
+    return f"{math.floor(value * 1000) / 1000:g}"

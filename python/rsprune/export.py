@@ -1,0 +1,338 @@
+"""The kept images for whatever trains on them: a list, copies of the original files, or links to them."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import stat
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from rsprune.errors import ConfigError, UnreadableImage
+from rsprune.run import Run, write_atomic, write_json, write_table
+from rsprune.sources import ids
+from rsprune.sources.bands import Selection
+from rsprune.sources.base import Window
+from rsprune.sources.codecs import PlainScene, Scene, decoding, open_scene
+
+MARKER = ".rsprune-export.json"
+SIDECARS = (".txt", ".json", ".caption", ".aux.xml", ".xml", ".tfw", ".pgw", ".jgw", ".prj")
+MANIFEST = ("id", "uri", "x", "y", "w", "h")
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """Number of kept images and the folder that they were written to."""
+
+    count: int
+    path: Path
+
+
+@dataclass(frozen=True)
+class _File:
+    """What a file of the export is made from; `id` is None for a sidecar."""
+
+    source: str
+    id: str | None = None
+    window: Window | None = None
+
+
+def export(run: Run, out: str | os.PathLike[str], format: Literal["list", "copy", "symlink"] = "list") -> ExportResult:
+    """Writes the kept images into folder `out`; the same call again gives the same files.
+
+    `list` writes ``kept.txt`` and ``kept.parquet``. `copy` and `symlink` put every file, with its sidecars, at the
+    path that its id names; a window becomes a lossless crop, a GeoTIFF with its coordinates or, where the scene is a
+    JPEG, PNG or WebP file, a PNG. Files of an earlier export into `out` that are not wanted any more are removed.
+
+    Raises:
+        ConfigError: `out` holds other files, windows were to be linked, or some images are not there any more (the
+            others are exported all the same).
+    """
+    out = Path(out)
+    kept = _kept(run)
+    rows = kept.select(MANIFEST).to_pylist()
+    if format == "symlink" and any(row["w"] is not None for row in rows):
+        raise ConfigError("windows of scenes are no files that a link could point to: export them with --format copy")
+    with _writing(out):
+        folder = _Folder(out)
+        if format == "list":
+            folder.begin(["kept.txt", "kept.parquet"])
+            write_atomic(out / "kept.txt", lambda f: f.write("".join(f"{row['id']}\n" for row in rows).encode()))
+            write_table(out / "kept.parquet", kept)
+            folder.finish(["kept.txt", "kept.parquet"])
+            return ExportResult(len(rows), out)
+        failed: dict[str, str] = {}
+        files = _plan(rows, failed)
+        folder.begin(files)
+        for name, file in files.items():
+            try:
+                folder.place(name, _writer(file, format))
+            except UnreadableImage as error:
+                if file.id is not None:
+                    failed[file.id] = str(error)
+        folder.finish(n for n, f in files.items() if f.id not in failed)
+    if failed:
+        first = next(row["id"] for row in rows if row["id"] in failed)
+        raise ConfigError(
+            f"{len(failed):,} of {len(rows):,} kept images could not be exported to {out} (first: {first} {failed[first]}); "
+            "the others are there: bring them back and export again, or scan again"
+        )
+    return ExportResult(len(rows), out)
+
+
+def _kept(run: Run) -> pa.Table:
+    """Kept images, best first: id, uri, rank, cluster, scene and window (x, y, w, h)."""
+    decisions = run.table("select", ["id", "kept", "rank", "cluster", "scene"])
+    kept = decisions["kept"]
+    manifest = run.table("scan", list(MANIFEST)).filter(kept)
+    table = decisions.filter(kept)
+    if not manifest["id"].equals(table["id"]):
+        raise ConfigError(f"{run.path} has decisions about other images than its manifest: run 'rsprune select' again")
+    columns = [table["id"], manifest["uri"], table["rank"], table["cluster"], table["scene"]]
+    names = ["id", "uri", "rank", "cluster", "scene"]
+    windows = [manifest[n] for n in "xywh"]
+    return pa.table([*columns, *windows], names=[*names, *"xywh"]).sort_by("rank")
+
+
+# Names ----------------------------------------------------------------------------------------------------
+
+
+def _plan(rows: Sequence[Mapping[str, Any]], failed: dict[str, str]) -> dict[str, _File]:
+    """Files to write by their path in the export, those of one scene together; adds to `failed` by id."""
+    files: dict[str, _File] = {}
+    # Sorted, so that of two ids that ask for one name always the same one gets it.
+    for row in sorted(rows, key=lambda r: (r["uri"], r["y"] or 0, r["x"] or 0, r["id"])):
+        source = ids.decode(row["uri"])
+        window = None if row["w"] is None else Window(row["x"], row["y"], row["w"], row["h"])
+        try:
+            name = next((n for n in _names(row["id"], source, window) if n not in files), None)
+            if name is None:
+                raise UnreadableImage("has the same name in the export as another image")
+        except UnreadableImage as error:
+            failed[row["id"]] = str(error)
+            continue
+        files[name] = _File(source, row["id"], window)
+        if window is None:
+            for sidecar, sidecar_name in _sidecars(source, name):
+                files.setdefault(sidecar_name, _File(sidecar))
+    return files
+
+
+def _names(id: str, source: str, window: Window | None) -> Iterator[str]:
+    """Paths in the export that an id may have, the wanted one first. Raises `UnreadableImage`."""
+    path = id if window is None else id.rpartition("#")[0]
+    parts = path.split("/")
+    if any(part in ("", ".", "..") for part in parts):
+        raise UnreadableImage("has an id that would leave the folder")
+    readable = "/".join(_readable(part) for part in parts)
+    if window is None:
+        yield readable
+        yield path
+        return
+    suffix = _crop_suffix(source)
+    where = "_".join(map(str, window))
+    stem = PurePosixPath(readable).stem
+    yield str(PurePosixPath(readable).with_name(f"{stem}_{where}{suffix}"))
+    yield f"{readable}_{where}{suffix}"
+    yield f"{path}_{where}{suffix}"
+
+
+def _readable(part: str) -> str:
+    """The file name as it was, or as it is encoded in the id where it is not fit for a path."""
+    name = ids.decode(part)
+    unfit = name in ("", ".", "..") or "/" in name or any(ord(c) < 32 or 127 <= ord(c) < 160 for c in name)
+    return part if unfit else name
+
+
+def _sidecars(source: str, name: str) -> Iterator[tuple[str, str]]:
+    """Sidecar files of an image, and their paths in the export beside `name`."""
+    folder, file = os.path.split(source)
+    stem, target_stem = os.path.splitext(file)[0], os.path.splitext(name)[0]
+    present = _listing(folder)
+    for extension in SIDECARS:
+        for old, new in ((stem, target_stem), (file, name)):
+            for found in present.get((old + extension).lower(), ()):
+                if found[: len(old)] == old:
+                    yield os.path.join(folder, found), new + found[len(old) :]
+
+
+@lru_cache(maxsize=1)
+def _listing(folder: str) -> dict[str, list[str]]:
+    """Names in a folder by their lower-case form, as sidecars come in both cases."""
+    names: dict[str, list[str]] = {}
+    with contextlib.suppress(OSError):
+        for name in sorted(os.listdir(folder)):
+            if name.lower().endswith(SIDECARS):
+                names.setdefault(name.lower(), []).append(name)
+    return names
+
+
+# Contents -------------------------------------------------------------------------------------------------
+
+
+def _writer(file: _File, format: str) -> Callable[[Path], None]:
+    """Writes one file of the export. Raises `UnreadableImage` where its source is not there any more."""
+    if file.window is not None:
+        data = _crop(file.source, file.window)
+        return lambda target: target.write_bytes(data) and None
+    try:
+        status = os.stat(file.source)
+        if not stat.S_ISREG(status.st_mode):
+            raise UnreadableImage("is not a regular file any more")
+        if format == "symlink":
+            return lambda target: target.symlink_to(os.path.abspath(file.source))
+        opened = open(file.source, "rb")  # noqa: SIM115 (closed by the copy)
+    except OSError as error:
+        raise UnreadableImage(f"cannot be read: {error.strerror}") from None
+
+    def copy(target: Path) -> None:
+        with opened, target.open("xb") as f:
+            shutil.copyfileobj(opened, f, 1 << 20)
+        os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    return copy
+
+
+@lru_cache(maxsize=1)
+def _scene(path: str) -> Scene:
+    return open_scene(path)
+
+
+def _crop_suffix(path: str) -> str:
+    return ".png" if isinstance(_scene(path), PlainScene) else ".tif"
+
+
+def _crop(path: str, window: Window) -> bytes:
+    """A window as a file of its own, with the pixel values of its scene. Raises `UnreadableImage`."""
+    scene = _scene(path)
+    if not isinstance(scene, PlainScene):
+        with decoding("cannot be read"):
+            return _crop_raster(path, window)
+    from PIL import Image
+
+    image = scene.read(window, Selection())
+    pixels = image.pixels
+    if image.valid is not None and pixels.dtype == np.uint8:
+        pixels = np.dstack([pixels, image.valid.astype(np.uint8) * 255])
+    png = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(png, "PNG")
+    return png.getvalue()
+
+
+def _crop_raster(path: str, window: Window) -> bytes:
+    import rasterio
+    from rasterio.enums import ColorInterp, MaskFlags
+    from rasterio.errors import NotGeoreferencedWarning
+    from rasterio.io import MemoryFile
+
+    part = rasterio.windows.Window(*window)
+    with contextlib.ExitStack() as stack, warnings.catch_warnings():
+        warnings.simplefilter("ignore", NotGeoreferencedWarning)
+        stack.enter_context(rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True))
+        # GDAL takes names in UTF-8 only.
+        file: Any = path if path.isprintable() else stack.enter_context(Path(path).open("rb"))
+        scene = stack.enter_context(rasterio.open(file))
+        profile = {
+            "driver": "GTiff", "compress": "deflate", "width": window.w, "height": window.h, "count": scene.count,
+            "dtype": scene.dtypes[0], "nodata": scene.nodata, "crs": scene.crs,
+        }  # fmt: skip
+        if not scene.transform.is_identity:
+            profile["transform"] = scene.window_transform(part)
+        memory = stack.enter_context(MemoryFile())
+        with memory.open(**profile) as crop:
+            crop.colorinterp = scene.colorinterp
+            if scene.colorinterp[0] == ColorInterp.palette:
+                crop.write_colormap(1, scene.colormap(1))
+            crop.write(scene.read(window=part))
+            if MaskFlags.per_dataset in scene.mask_flag_enums[0] and MaskFlags.alpha not in scene.mask_flag_enums[0]:
+                crop.write_mask(scene.read_masks(1, window=part))
+            crop.descriptions, crop.scales, crop.offsets = scene.descriptions, scene.scales, scene.offsets
+            crop.update_tags(**scene.tags())
+        return memory.read()
+
+
+# The folder -----------------------------------------------------------------------------------------------
+
+
+class _Folder:
+    """A folder that only ever holds one export; a marker in it lists the files."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._before: list[str] = []
+        if path.exists() and not path.is_dir():
+            raise ConfigError(f"{path} is a file, not a folder: choose another one with -o")
+        path.mkdir(parents=True, exist_ok=True)
+        marker = path / MARKER
+        if marker.is_file() and not marker.is_symlink():
+            try:
+                self._before = [str(name) for name in json.loads(marker.read_text("utf-8"))["files"]]
+            except (ValueError, KeyError, TypeError):
+                raise ConfigError(f"{marker} is damaged: choose another folder with -o, or delete this one") from None
+        elif any(path.iterdir()):
+            raise ConfigError(f"{path} holds files that no export wrote: choose an empty or a new folder with -o")
+
+    def begin(self, names: Any) -> None:
+        """Notes what may be written, so that an export that is interrupted can be repeated."""
+        self._note({*self._before, *names})
+
+    def finish(self, names: Any) -> None:
+        """Removes files of an earlier export that are not among `names`."""
+        names = set(names)
+        for name in sorted(set(self._before) - names):
+            parts = PurePosixPath(name).parts
+            if name.startswith("/") or ".." in parts or not parts:
+                continue
+            if all(not p.is_symlink() and p.is_dir() for p in self._parents(name)):
+                with contextlib.suppress(FileNotFoundError, IsADirectoryError):
+                    (self.path / name).unlink()
+                with contextlib.suppress(OSError):  # not empty
+                    for parent in reversed(self._parents(name)):
+                        parent.rmdir()
+        self._note(names)
+
+    def place(self, name: str, write: Callable[[Path], None]) -> None:
+        """Writes a file that is either complete or not there; an earlier file or link of that name is replaced."""
+        folder = self.path
+        for folder in self._parents(name):
+            if folder.is_symlink():
+                raise ConfigError(f"{folder} is a link, and exports do not follow links: delete it")
+            folder.mkdir(exist_ok=True)
+        temporary = folder / f".rsprune-{os.getpid()}.tmp"  # short: the name itself may be as long as names can be
+        temporary.unlink(missing_ok=True)
+        try:
+            write(temporary)
+            temporary.replace(self.path / name)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    def _parents(self, name: str) -> list[Path]:
+        """Folders between the export's own and the file, outermost first."""
+        return [self.path / parent for parent in reversed(PurePosixPath(name).parents)][1:]
+
+    def _note(self, names: set[str]) -> None:
+        write_json(self.path / MARKER, {"written_by": "rsprune export", "files": sorted(names)})
+
+
+@contextlib.contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """Says where, when the file system refuses something, and closes the last scene in the end."""
+    try:
+        yield
+    except OSError as error:
+        raise ConfigError(f"cannot write to {out}: {error.strerror or error}") from error
+    finally:
+        _scene.cache_clear()
+        _listing.cache_clear()

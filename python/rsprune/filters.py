@@ -1,0 +1,154 @@
+"""Which images are eligible at all: stored scores and thresholds in, one reason code per image out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rsprune.config import FilterConfig
+from rsprune.errors import ConfigError
+
+REASONS = (
+    "kept",
+    "unreadable",
+    "nodata",
+    "noise",
+    "low_entropy",
+    "exact_duplicate",
+    "near_duplicate",
+    "spatial_duplicate",
+    "reference_leak",
+    "over_budget",
+)
+CODES = {reason: code for code, reason in enumerate(REASONS)}
+
+
+@dataclass(frozen=True)
+class Eligibility:
+    """Result of the filters.
+
+    Attributes:
+        reason: uint8 [N], index into `REASONS`; 0 where the image is eligible.
+        thresholds: threshold by score name (bits for entropy); None where nothing could be estimated.
+        threshold_used: float32 [N], the threshold that decided about the image: the entropy threshold
+            unless another guard dropped it, NaN where it is unreadable.
+    """
+
+    reason: np.ndarray
+    thresholds: dict[str, float | None]
+    threshold_used: np.ndarray
+
+    @property
+    def eligible(self) -> np.ndarray:
+        """Images that passed every filter, bool [N]."""
+        return self.reason == CODES["kept"]
+
+
+def eligibility(
+    scores: Mapping[str, np.ndarray],
+    filters: FilterConfig | None = None,
+    *,
+    hashes: Sequence[str | None] | None = None,
+) -> Eligibility:
+    """Applies the filters in the order unreadable, nodata, noise, low entropy.
+
+    Args:
+        scores: columns [N]; `entropy` (bits) is needed, `nodata_fraction` and `autocorrelation` are used
+            where present. An unreadable image has NaN in all of them.
+        filters: thresholds.
+        hashes: content hashes [N], None where unreadable. A content counts once towards the entropy
+            threshold however many copies the pool holds.
+
+    Raises:
+        ConfigError: if two rules for the entropy threshold are set.
+    """
+    filters = filters or FilterConfig()
+    if filters.entropy_min is not None and filters.entropy_otsu:
+        raise ConfigError("entropy_min and entropy_otsu exclude each other: give one of them.")
+    entropy = np.asarray(scores["entropy"], dtype=np.float32)
+    nodata = _column(scores, "nodata_fraction", len(entropy))
+    autocorrelation = _column(scores, "autocorrelation", len(entropy))
+
+    reason = np.zeros(len(entropy), dtype=np.uint8)
+    threshold_used = np.full(len(entropy), np.nan, dtype=np.float32)
+    unreadable = np.isnan(entropy) & ~(nodata >= 0)
+    if hashes is not None:
+        unreadable |= np.fromiter((h is None for h in hashes), bool, len(hashes))
+    # An image without a single valid patch has no entropy, whatever share of nodata is allowed.
+    empty = (nodata > filters.nodata_max) | np.isnan(entropy)
+    noise = autocorrelation < filters.autocorrelation_min
+    reason[noise] = CODES["noise"]
+    reason[empty] = CODES["nodata"]
+    reason[unreadable] = CODES["unreadable"]
+
+    threshold = entropy_threshold(_once(entropy, reason == 0, hashes), filters)
+    reason[(reason == 0) & (entropy < threshold)] = CODES["low_entropy"]
+
+    threshold_used[:] = threshold
+    threshold_used[reason == CODES["nodata"]] = filters.nodata_max
+    threshold_used[reason == CODES["noise"]] = filters.autocorrelation_min
+    threshold_used[unreadable] = np.nan
+    return Eligibility(
+        reason=reason,
+        thresholds={
+            "entropy": None if np.isnan(threshold) else threshold,
+            "nodata_fraction": filters.nodata_max,
+            "autocorrelation": filters.autocorrelation_min,
+        },
+        threshold_used=threshold_used,
+    )
+
+
+def entropy_threshold(entropy: np.ndarray, filters: FilterConfig) -> float:
+    """Entropy in bits below which an image is dropped, from the values [M] of the pool; NaN drops none.
+
+    The quantile is one of the values, and as only values strictly below it are dropped, never more than
+    `entropy_drop` of the pool are, and none where all are equal.
+    """
+    if filters.entropy_min is not None:
+        return float(filters.entropy_min)
+    if not len(entropy):
+        return float("nan")
+    entropy = np.sort(entropy)
+    if filters.entropy_otsu:
+        return otsu(entropy)
+    # The small term keeps 0.29 * 100 from becoming 28.
+    return float(entropy[int(filters.entropy_drop * len(entropy) + 1e-9)])
+
+
+def otsu(values: np.ndarray) -> float:
+    """Smallest value of the upper class in the split of `values` [M] with the largest between-class variance.
+
+    Otsu, "A threshold selection method from gray-level histograms", 1979, on the values themselves
+    instead of a histogram, so that there is no bin width to choose.
+    """
+    values = np.sort(np.asarray(values, dtype=np.float64))
+    below = np.arange(1, len(values))
+    above = len(values) - below
+    sums = np.cumsum(values)
+    difference = (sums[-1] - sums[:-1]) / above - sums[:-1] / below
+    between = np.where(values[1:] > values[:-1], below * above * difference**2, 0)
+    if not between.any():
+        return float(values[0])
+    return float(values[between.argmax() + 1])
+
+
+def _column(scores: Mapping[str, np.ndarray], name: str, n: int) -> np.ndarray:
+    """Column [N]; NaN, which no guard drops, where the run did not compute it."""
+    if name not in scores:
+        return np.full(n, np.nan, dtype=np.float32)
+    column = np.asarray(scores[name], dtype=np.float32)
+    if len(column) != n:
+        raise ValueError(f"score {name} has {len(column)} rows, entropy has {n}")
+    return column
+
+
+def _once(entropy: np.ndarray, candidates: np.ndarray, hashes: Sequence[str | None] | None) -> np.ndarray:
+    """Entropies of the candidates, one for every content."""
+    if hashes is None:
+        return entropy[candidates]
+    # The value belongs to the pair: one content read with two radiometries has two entropies.
+    pairs = {(hashes[i], float(entropy[i])) for i in np.flatnonzero(candidates)}
+    return np.array([value for _, value in pairs], dtype=np.float32)

@@ -1,0 +1,263 @@
+"""JPEG, PNG and WebP files, and which codec a file needs; that is decided by content, never by extension."""
+
+from __future__ import annotations
+
+import stat
+import struct
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+import numpy as np
+
+from rsprune.errors import ConfigError, UnreadableImage
+from rsprune.sources.bands import Selection, as_image, stored_dtype
+from rsprune.sources.base import Header, Image, Window
+
+MAX_PIXELS = 2**28  # decoded at once: 0.8 GB of RGB; a header can claim far more than its file holds
+_HEAD = 2**16  # bytes; holds the header of nearly every JPEG, and small images whole
+
+_GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 3, 4, 6  # PNG colour types
+_PNG_BANDS = {_GREY: 1, _RGB: 3, _PALETTE: 3, _GREY_ALPHA: 1, _RGB_ALPHA: 3}
+
+
+class Scene(Protocol):
+    """One opened image file."""
+
+    def header(self, window: Window | None, selection: Selection) -> Header: ...
+
+    def read(self, window: Window | None, selection: Selection) -> Image: ...
+
+    def close(self) -> None: ...
+
+
+def open_scene(path: str) -> Scene:
+    """Opens the image file at `path` and reads its header.
+
+    Raises:
+        UnreadableImage: it is not an image that can be decoded.
+        ConfigError: it needs rasterio, which is not installed.
+    """
+    with decoding("cannot be read"):
+        # Opening a named pipe would wait for a writer.
+        status = Path(path).stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise UnreadableImage("is not a regular file")
+        with Path(path).open("rb") as file:
+            head = file.read(_HEAD)
+            kind = _kind(head)
+            if kind == "JPEG":
+                return PlainScene(path, status.st_size, kind, _jpeg_header(head, file))
+            if kind == "WebP":
+                return PlainScene(path, status.st_size, kind, _webp_header(head))
+            if kind == "PNG":
+                layout, driver = _png_header(head)
+                if not driver:
+                    return PlainScene(path, status.st_size, kind, layout)
+                kind = driver
+    return _open_raster(path, status.st_size, kind)
+
+
+@contextmanager
+def decoding(what: str):
+    """Turns whatever a decoder raises on broken input into `UnreadableImage`."""
+    try:
+        yield
+    except (UnreadableImage, ConfigError):
+        raise
+    except OSError as error:
+        raise UnreadableImage(f"{what}: {error.strerror or _one_line(error)}") from error
+    except MemoryError as error:
+        raise UnreadableImage(f"{what}: it does not fit into memory") from error
+    except Exception as error:  # decoders answer hostile bytes with anything from struct.error to IndexError
+        raise UnreadableImage(f"{what}: {_one_line(error) or type(error).__name__}") from error
+
+
+def check_size(width: int, height: int) -> None:
+    """Refuses to decode more than `MAX_PIXELS`. Raises `UnreadableImage`."""
+    if width * height > MAX_PIXELS:
+        raise UnreadableImage(
+            f"claims {width} x {height} = {width * height} pixels, "
+            f"more than the {MAX_PIXELS} that are decoded at once"
+        )
+
+
+def check_window(window: Window, width: int, height: int) -> None:
+    """Raises `UnreadableImage` where the window leaves a scene of that size."""
+    if window.x + window.w > width or window.y + window.h > height:
+        raise UnreadableImage(f"has {width} x {height} pixels, too few for the window {tuple(window)}")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a header says."""
+
+    width: int
+    height: int
+    bands: int
+    dtype: str = "uint8"
+
+
+class PlainScene:
+    """A file that can only be decoded whole; kept decoded while windows of it are read."""
+
+    def __init__(self, path: str, size: int, kind: str, layout: Layout):
+        check_size(layout.width, layout.height)
+        self._path, self._size, self._kind, self._layout = path, size, kind, layout
+        self._decoded: tuple[np.ndarray, np.ndarray | None] | None = None
+
+    def header(self, window: Window | None, selection: Selection) -> Header:
+        layout = self._layout
+        if window:
+            check_window(window, layout.width, layout.height)
+        _, _, w, h = window or (0, 0, layout.width, layout.height)
+        return Header(w, h, len(selection.indexes(layout.bands)), stored_dtype(layout.dtype), self._size)
+
+    def read(self, window: Window | None, selection: Selection) -> Image:
+        self.header(window, selection)  # its checks come before the work
+        pixels, valid = self._decoded or self._decode()
+        if window:
+            self._decoded = pixels, valid
+            part = np.s_[window.y : window.y + window.h, window.x : window.x + window.w]
+            # A copy, so that a small image never keeps its whole scene in memory.
+            pixels, valid = pixels[part].copy(), None if valid is None else valid[part].copy()
+        if selection.bands:
+            pixels = pixels[..., [b - 1 for b in selection.bands]]
+        return as_image(pixels, valid, [selection.nodata])
+
+    def _decode(self) -> tuple[np.ndarray, np.ndarray | None]:
+        with decoding(f"is not a complete {self._kind} file"):
+            pixels, valid = _DECODE[self._kind](self._path)
+            expected = (self._layout.height, self._layout.width, self._layout.bands)
+            if pixels.shape != expected:
+                raise UnreadableImage(f"has {pixels.shape} pixels where its header says {expected}")
+            return pixels, valid
+
+    def close(self) -> None:
+        self._decoded = None
+
+
+def _kind(head: bytes) -> str:
+    if not head:
+        raise UnreadableImage("is empty (0 bytes)")
+    if head[:3] == b"\xff\xd8\xff":
+        return "JPEG"
+    if head[:8] == b"\x89PNG\r\n\x1a\n":
+        return "PNG"
+    if head[:4] == b"RIFF" and head[8:12] == b"WEBP":
+        return "WebP"
+    if head[:4] in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return "GTiff"
+    if head[:12] == b"\0\0\0\x0cjP  \r\n\x87\n" or head[:4] == b"\xff\x4f\xff\x51":
+        return "JP2OpenJPEG"
+    raise UnreadableImage("is not a JPEG, PNG, WebP, TIFF or JPEG 2000 file")
+
+
+def _jpeg_header(head: bytes, file: BinaryIO) -> Layout:
+    import simplejpeg
+
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(head)
+    except ValueError:  # long metadata push the frame header further back
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(head + file.read())
+    if colours not in ("Gray", "YCbCr", "RGB"):
+        # Four inks and four spectral bands look alike here, so converting could be wrong without notice.
+        raise UnreadableImage(
+            f"is a {colours} JPEG; convert it to RGB, or to GeoTIFF if these are spectral bands"
+        )
+    return Layout(width, height, 1 if colours == "Gray" else 3)
+
+
+def _png_header(head: bytes) -> tuple[Layout, str | None]:
+    """Layout, and the raster driver for those 16-bit files that Pillow would cut to 8 bits."""
+    if head[12:16] != b"IHDR" or len(head) < 26:
+        raise UnreadableImage("is a PNG file without a header")
+    width, height, depth, colours = struct.unpack(">IIBB", head[16:26])
+    if colours not in _PNG_BANDS or not width or not height:
+        raise UnreadableImage("is a PNG file with a broken header")
+    layout = Layout(width, height, _PNG_BANDS[colours], "uint16" if depth == 16 else "uint8")
+    return layout, "PNG" if depth == 16 and colours != _GREY else None
+
+
+def _webp_header(head: bytes) -> Layout:
+    chunk = head[12:16]
+    if chunk == b"VP8X":
+        width, height = (1 + int.from_bytes(head[i : i + 3], "little") for i in (24, 27))
+    elif chunk == b"VP8L":
+        bits = int.from_bytes(head[21:25], "little")
+        width, height = 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    elif chunk == b"VP8 ":
+        width, height = (size & 0x3FFF for size in struct.unpack("<HH", head[26:30]))
+    else:
+        raise UnreadableImage("is a WebP file without a header")
+    return Layout(width, height, 3)
+
+
+def _decode_jpeg(path: str) -> tuple[np.ndarray, None]:
+    import simplejpeg
+
+    data = Path(path).read_bytes()
+    grey = simplejpeg.decode_jpeg_header(data)[2] == "Gray"
+    # Strict decoding is what makes a truncated file an error instead of a grey lower half.
+    return simplejpeg.decode_jpeg(data, "GRAY" if grey else "RGB", strict=True), None
+
+
+def _decode_png(path: str) -> tuple[np.ndarray, np.ndarray | None]:
+    from PIL.PngImagePlugin import PngImageFile
+
+    # Not `Image.open`: its limit on pixels is lower than ours, and global.
+    with PngImageFile(path) as image:
+        image.load()
+        transparent = image.info.get("transparency")
+        if image.mode in ("I;16", "I;16B", "I"):
+            grey = np.asarray(image).astype(np.uint16)[..., None]
+            return grey, None if transparent is None else grey[..., 0] != transparent
+        if image.mode == "1":
+            return np.asarray(image.convert("L"))[..., None], None
+        if image.mode == "P":
+            image = image.convert("RGB" if transparent is None else "RGBA")
+        elif transparent is not None and image.mode in ("L", "RGB"):
+            image = image.convert("LA" if image.mode == "L" else "RGBA")
+        return _split_alpha(np.asarray(image))
+
+
+def _decode_webp(path: str) -> tuple[np.ndarray, np.ndarray | None]:
+    from PIL.WebPImagePlugin import WebPImageFile
+
+    with WebPImageFile(path) as image:
+        image.load()
+        return _split_alpha(np.asarray(image if image.mode in ("RGB", "RGBA") else image.convert("RGB")))
+
+
+def _split_alpha(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+    if pixels.ndim == 2:
+        return pixels[..., None], None
+    if pixels.shape[-1] in (2, 4):
+        return pixels[..., :-1], pixels[..., -1] > 0
+    return pixels, None
+
+
+_DECODE = {"JPEG": _decode_jpeg, "PNG": _decode_png, "WebP": _decode_webp}
+
+
+def _open_raster(path: str, size: int, driver: str) -> Scene:
+    try:
+        from rasterio.errors import RasterioError  # noqa: F401
+    except ImportError:
+        if driver == "PNG":
+            raise UnreadableImage(
+                "is a 16-bit colour PNG, which needs rasterio: pip install 'rsprune[geo]'"
+            ) from None
+        raise ConfigError(
+            f"{path!r} is a {'TIFF' if driver == 'GTiff' else 'JPEG 2000'} file, which needs rasterio: "
+            "pip install 'rsprune[geo]'"
+        ) from None
+    from rsprune.sources.raster import RasterScene
+
+    with decoding("cannot be opened"):
+        return RasterScene(path, size, driver)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

@@ -1,0 +1,43 @@
+"""A run folder, the settings wanted for it, and how to execute its stages."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Any
+
+from rsprune import engine
+from rsprune.config import Settings
+from rsprune.run import Run, digest
+
+Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
+
+
+def _silent(results: Iterable[Any], description: str, total: int) -> Iterable[Any]:
+    return results
+
+
+@dataclass(frozen=True)
+class Job:
+    """What every stage is given; `progress` wraps the results of its parts, `say` takes one-sentence notices."""
+
+    run: Run
+    settings: Settings
+    workers: int = field(default_factory=engine.default_workers)
+    device: str = "cpu"
+    overwrite: bool = False
+    progress: Progress = _silent
+    say: Callable[[str], None] = lambda sentence: None
+
+    def stage(self, name: str, *inputs: Any) -> AbstractContextManager[bool]:
+        """Enters stage `name`, whose results depend on `inputs`; False where they are there already."""
+        return self.run.stage(name, digest(name, *inputs), self.settings, overwrite=self.overwrite)
+
+    def missing(self, name: str) -> list[int]:
+        """Numbers of the parts that stage `name` has not written yet."""
+        return [k for k in range(self.run.n_parts) if not self.run.part(name, k).exists()]
+
+    def map(self, function: Callable[[Any], Any], tasks: Sequence[Any], description: str) -> list[Any]:
+        """Results of `function` over `tasks`, on this job's workers."""
+        return list(self.progress(engine.map_parts(function, tasks, self.workers), description, len(tasks)))
