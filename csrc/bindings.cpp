@@ -32,8 +32,8 @@ void check_optional_bytes(const char* name, const Tensor& tensor) {
                 tensor.dtype_text());
 }
 
-void patch_entropy(const Tensor& images, const std::optional<Tensor>& valid, const std::optional<Tensor>& lut,
-                   const Tensor& out, int64_t patch, uintptr_t stream) {
+void patch_entropy(const Tensor& images, const Tensor& valid, const Tensor& lut, const Tensor& out,
+                   int64_t patch, uintptr_t stream) {
   RSPRUNE_CHECK(images.ndim() == 3 || images.ndim() == 4, "images must have shape [N, H, W] or [N, H, W, C], got ",
                 images.shape_text());
   RSPRUNE_CHECK(images.is(kDLUInt, 8) || images.is(kDLUInt, 16), "images must be uint8 or uint16, got ",
@@ -49,21 +49,21 @@ void patch_entropy(const Tensor& images, const std::optional<Tensor>& valid, con
   check_dtype("out", out, kDLFloat, 32, "float32");
   check_same_device({{"images", &images}, {"out", &out}});
   if (valid) {
-    check_shape("valid", *valid, {s.images, s.height, s.width});
-    check_optional_bytes("valid", *valid);
-    check_same_device({{"images", &images}, {"valid", &*valid}});
+    check_shape("valid", valid, {s.images, s.height, s.width});
+    check_optional_bytes("valid", valid);
+    check_same_device({{"images", &images}, {"valid", &valid}});
   }
   if (lut) {
-    RSPRUNE_CHECK(lut->ndim() == 2 && (lut->size(0) == 1 || lut->size(0) == s.channels),
-                  "scale must have one pair, or one for each of ", s.channels, " bands, got shape ", lut->shape_text());
-    s.lut_bands = lut->size(0);
-    check_shape("lut", *lut, {s.lut_bands, type == Pixel::u8 ? 256 : 65536});
-    check_dtype("lut", *lut, kDLUInt, 8, "uint8");
-    check_same_device({{"images", &images}, {"lut", &*lut}});
+    RSPRUNE_CHECK(lut.ndim() == 2 && (lut.size(0) == 1 || lut.size(0) == s.channels),
+                  "scale must have one pair, or one for each of ", s.channels, " bands, got shape ", lut.shape_text());
+    s.lut_bands = lut.size(0);
+    check_shape("lut", lut, {s.lut_bands, type == Pixel::u8 ? 256 : 65536});
+    check_dtype("lut", lut, kDLUInt, 8, "uint8");
+    check_same_device({{"images", &images}, {"lut", &lut}});
   }
   const void* source = images.data("images");
-  const auto* mask = valid ? static_cast<const uint8_t*>(valid->data("valid")) : nullptr;
-  const auto* bins = lut ? static_cast<const uint8_t*>(lut->data("lut")) : nullptr;
+  const auto* mask = valid ? static_cast<const uint8_t*>(valid.data("valid")) : nullptr;
+  const auto* bins = lut ? static_cast<const uint8_t*>(lut.data("lut")) : nullptr;
   auto* to = static_cast<float*>(out.mutable_data("out"));
   const bool cuda = on_cuda("images", images);
 
@@ -147,6 +147,7 @@ void kmeans_sums(const Tensor& x, const Tensor& labels, const Tensor& sums, cons
 }  // namespace
 
 PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
+  const auto array = [](const char* name) { return py::arg(name).none(false); };
   m.doc() = "rsprune kernels: CPU (OpenMP) and CUDA.";
 #ifdef RSPRUNE_WITH_CUDA
   m.def("cuda_unavailable", &cuda_unavailable);
@@ -155,9 +156,9 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
 #endif
   m.def("isa", [] { return isa_name(isa()); });
   m.def("best_isa", [] { return isa_name(best_isa()); });
-  m.def("patch_entropy", &patch_entropy, py::arg("images"), py::arg("valid").none(true), py::arg("lut").none(true),
-        py::arg("out"), py::arg("patch"), py::arg("stream") = 0);
-  m.def("kmeans_assign", &kmeans_assign, py::arg("x"), py::arg("centers"), py::arg("labels"), py::arg("distances"),
+  m.def("patch_entropy", &patch_entropy, array("images"), py::arg("valid").none(true), py::arg("lut").none(true),
+        array("out"), py::arg("patch"), py::arg("stream") = 0);
+  m.def("kmeans_assign", &kmeans_assign, array("x"), array("centers"), array("labels"), array("distances"),
         py::arg("stream") = 0);
-  m.def("kmeans_sums", &kmeans_sums, py::arg("x"), py::arg("labels"), py::arg("sums"), py::arg("counts"));
+  m.def("kmeans_sums", &kmeans_sums, array("x"), array("labels"), array("sums"), array("counts"));
 }

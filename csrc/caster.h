@@ -1,5 +1,6 @@
 // Lets a bound function take `Tensor`: any Python object with __dlpack__ (NumPy, PyTorch, CuPy, JAX)
-// converts, without a copy, for the duration of the call.
+// converts, without a copy, for the duration of the call. None converts to an absent tensor; arguments that must
+// be there say .none(false).
 #pragma once
 #include <pybind11/pybind11.h>
 
@@ -14,6 +15,7 @@ struct type_caster<rsprune::Tensor> {
   PYBIND11_TYPE_CASTER(rsprune::Tensor, const_name("Tensor"));
 
   bool load(handle src, bool) {
+    if (src.is_none()) return true;
     if (!hasattr(src, "__dlpack__") || !hasattr(src, "__dlpack_device__")) return false;
     const auto device = src.attr("__dlpack_device__")().cast<std::pair<int, int>>();
     dict kwargs;

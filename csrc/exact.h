@@ -11,8 +11,8 @@
 
 namespace rsprune {
 
-// A fixed-point number wide enough for any sum of up to 2^30 products of two float32 values: a product is a
-// multiple of 2^-298 below 2^256. Limbs of 32 bits are kept in int64, so carries can wait until the end.
+// A fixed-point number wide enough for any sum of up to 2^30 products of two float32 values, one of them possibly
+// doubled: a product is a multiple of 2^-298 below 2^257. Limbs of 32 bits are kept in int64, so carries can wait until the end.
 class ExactSum {
  public:
   RSPRUNE_HOST_DEVICE void add_product(double a, double b) {  // a and b hold float32 values
@@ -49,20 +49,14 @@ class ExactSum {
   int64_t limb_[kLimbs] = {};
 };
 
-// Sign of |x - a|^2 - |x - b|^2 = sum (a_j^2 - b_j^2) - 2 x_j (a_j - b_j).
-RSPRUNE_HOST_DEVICE inline int compare_distance_exactly(const float* x, const float* a, const float* b,
-                                                        int64_t dim) {
-  ExactSum sum;
-  for (int64_t j = 0; j < dim; ++j) {
-    if (a[j] == b[j]) continue;
-    sum.add_product(a[j], a[j]);
-    sum.add_product(-b[j], b[j]);
-    for (int twice = 0; twice < 2; ++twice) {
-      sum.add_product(-x[j], a[j]);
-      sum.add_product(x[j], b[j]);
-    }
-  }
-  return sum.sign();
+// Adds one dimension's part of |x - a|^2 - |x - b|^2 = sum (a_j^2 - b_j^2) - 2 x_j (a_j - b_j), whose sign tells
+// which of a and b is nearer.
+RSPRUNE_HOST_DEVICE inline void add_distance_difference(ExactSum& sum, float x, float a, float b) {
+  if (a == b) return;
+  sum.add_product(a, a);
+  sum.add_product(-b, b);
+  sum.add_product(-2.0 * x, a);
+  sum.add_product(2.0 * x, b);
 }
 
 }  // namespace rsprune

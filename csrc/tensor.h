@@ -33,6 +33,7 @@ struct Tensor {
   const DLTensor* t = nullptr;
   bool readonly = false;
 
+  explicit operator bool() const { return t != nullptr; }
   int64_t size(int i) const { return t->shape[i]; }
   int ndim() const { return t->ndim; }
   bool is_cuda() const { return t->device.type == kDLCUDA || t->device.type == kDLCUDAManaged; }

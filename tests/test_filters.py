@@ -23,7 +23,9 @@ def names(result):
 
 def test_the_first_reason_that_applies_is_given():
     nan = np.nan
-    scores = table([nan, 1, 1, 1, 5, 5], nodata=[nan, 0.6, 0.6, 0, 0, 0.5], autocorrelation=[nan, 0, 0.9, 0.1, 0.2, 1])
+    scores = table(
+        [nan, 1, 1, 1, 5, 5], nodata=[nan, 0.6, 0.6, 0, 0, 0.5], autocorrelation=[nan, 0, 0.9, 0.1, 0.2, 1]
+    )
     result = eligibility(scores, FilterConfig(entropy_min=2))
     assert names(result) == ["unreadable", "nodata", "nodata", "noise", "kept", "kept"]
     np.testing.assert_array_equal(result.threshold_used, np.float32([nan, 0.5, 0.5, 0.2, 2, 2]))
@@ -68,7 +70,10 @@ def test_the_quantile_is_taken_over_distinct_readable_content():
     hashes = [f"{e}" for e in entropy] + ["0"] * 50 + [None, "x"]
     result = eligibility(scores, hashes=hashes)
     assert result.thresholds["entropy"] == 2
-    assert names(result) == ["low_entropy"] * 2 + ["kept"] * 8 + ["low_entropy"] * 50 + ["unreadable", "nodata"]
+    assert names(result) == ["low_entropy"] * 2 + ["kept"] * 8 + ["low_entropy"] * 50 + [
+        "unreadable",
+        "nodata",
+    ]
 
 
 def test_otsu_splits_two_modes():

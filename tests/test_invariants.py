@@ -106,7 +106,9 @@ def test_every_image_has_one_decision_that_agrees_with_itself(pool, rank):
     assert set(reason) == set(REASONS) - {"spatial_duplicate", "reference_leak"}
     np.testing.assert_array_equal(result.kept, reason == "kept")
     np.testing.assert_array_equal(result.rank >= 0, np.isin(reason, ["kept", "over_budget"]))
-    np.testing.assert_array_equal(result.duplicate_of >= 0, np.isin(reason, ["exact_duplicate", "near_duplicate"]))
+    np.testing.assert_array_equal(
+        result.duplicate_of >= 0, np.isin(reason, ["exact_duplicate", "near_duplicate"])
+    )
     np.testing.assert_array_equal(result.nearest_kept >= 0, ~result.kept & (reason != "unreadable"))
     assert result.kept[result.nearest_kept[result.nearest_kept >= 0]].all()
     np.testing.assert_array_equal(np.isnan(result.nearest_kept_similarity), result.nearest_kept < 0)
@@ -170,7 +172,9 @@ def test_a_duplicated_pool_keeps_the_same_set(pool, rank, times):
 def test_one_image_repeated_a_thousand_times_changes_nothing(pool, rank):
     images, centers = pool
     expected = kept_content(images, decided(images, centers, 60, rank=rank))
-    more = rows_of(images, np.r_[np.zeros(1000, int) + np.nanargmin(images.entropy), np.arange(len(images.id))])
+    more = rows_of(
+        images, np.r_[np.zeros(1000, int) + np.nanargmin(images.entropy), np.arange(len(images.id))]
+    )
     assert kept_content(more, decided(more, centers, 60, rank=rank)) == expected
 
 
@@ -251,7 +255,9 @@ def test_the_seed_decides_between_equal_images():
 @pytest.fixture(scope="module")
 def embeddings():
     rng = np.random.default_rng(4)
-    return (rng.normal(size=(8, 10))[rng.integers(0, 8, 300)] + 0.4 * rng.normal(size=(300, 10))).astype(np.float32)
+    return (rng.normal(size=(8, 10))[rng.integers(0, 8, 300)] + 0.4 * rng.normal(size=(300, 10))).astype(
+        np.float32
+    )
 
 
 def chosen(x, n, **settings):

@@ -23,7 +23,11 @@ def herding_loop(x):
     return taken
 
 
-def test_herding_is_the_formula():
+@pytest.mark.parametrize("gram_bytes", [1 << 20, 0])
+@pytest.mark.parametrize("compact_above", [512, 8])
+def test_herding_is_the_formula(monkeypatch, gram_bytes, compact_above):
+    monkeypatch.setattr(rsprune.rank, "BLOCK_BYTES", gram_bytes)
+    monkeypatch.setattr(rsprune.rank, "_COMPACT_ABOVE", compact_above)
     x, _, keys = pool(60)
     rank = rank_within(x, np.zeros(60, int), keys=keys)
     assert np.argsort(rank).tolist() == herding_loop(x)

@@ -63,7 +63,7 @@ def test_tags_by_hand():
     x = np.array([[2.0, 0], [0.6, 0.8], [0, 3], [-1, -1], [0, 0], [np.nan, 1]])
     tags = tag(x, prototypes)
     assert tags.scene.tolist() == [0, 0, 2, -1, -1, -1]
-    np.testing.assert_allclose(tags.similarity[:5], [1, 0.96, 1, -0.5**0.5, 0], atol=1e-6)
+    np.testing.assert_allclose(tags.similarity[:5], [1, 0.96, 1, -(0.5**0.5), 0], atol=1e-6)
     np.testing.assert_allclose(tags.margin[:3], [1, 0.16, 0.4], atol=1e-6)
     assert np.isnan(tags.similarity[5])
     assert np.isnan(tags.margin[5])
@@ -94,6 +94,17 @@ def test_classes_with_one_image_or_none_are_accepted():
     assert found.scene.tolist() == [0, 1, 2]
     assert found.threshold == 0
     assert tag(x, found).scene.tolist() == [0, 1, 2, 2, 0]
+
+
+def test_no_image_is_its_own_prototype():
+    x = unit_rows(np.float32([[1, 0], [1, 1]]))
+    found = fit_prototypes(Reference("pair", ("a",), np.int32([0, 0]), x), seed=0)
+    assert found.threshold == pytest.approx(np.cos(np.radians(22.5)))
+
+
+def test_an_image_without_a_direction_is_unknown_however_low_the_threshold():
+    prototypes = Prototypes(np.float32([[1, 0]]), np.int32([0]), ("a",), -1.0)
+    assert tag(np.float32([[0, 0], [-1, 0]]), prototypes).scene.tolist() == [-1, 0]
 
 
 def test_a_class_of_opposite_images_still_has_a_direction():
@@ -200,6 +211,13 @@ def test_pseudo_scenes_of_a_small_pool(n):
     found = pseudo_scenes(x, 32, keys_of(x), 0)
     assert len(found.vectors) == len(found.names) == min(n, max(1, n // 8))
     assert (tag(x, found).scene >= 0).all()
+
+
+def test_pseudo_scenes_of_images_with_one_embedding():
+    x = np.ones((100, 3), np.float16)
+    found = pseudo_scenes(x, 8, np.arange(100, dtype=np.uint64), 0)
+    assert len(found.vectors) == len(found.names) == 1
+    assert (tag(x, found).scene == 0).all()
 
 
 def test_pseudo_scenes_leave_rows_without_an_embedding_unknown():

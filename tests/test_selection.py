@@ -124,7 +124,7 @@ def test_decisions_by_hand():
     assert got.rank[[stays, 6, 5]].tolist() == [0, 1, 2]
     assert (np.delete(got.rank, [stays, 5, 6]) == -1).all()
     assert got.duplicate_of[[copy, 2]].tolist() == [stays, stays]
-    # The lone one of cluster 2 looks into cluster 1, whose centre is nearer to its own than that of cluster 0.
+    # Cluster 2 keeps none: its image looks into cluster 1, whose centre is the nearer one.
     assert got.nearest_kept[[copy, 2, 3, 4, 5, 8]].tolist() == [stays] * 5 + [6]
     assert got.nearest_kept[[stays, 6, 7]].tolist() == [-1] * 3
     cosines = np.cos(np.radians([0, 2, 8, 30, 40, 90]))
@@ -152,12 +152,13 @@ def test_a_copy_of_a_dropped_image_is_stood_for_by_the_nearest_kept_one():
     assert got.nearest_kept[copy] == kept
 
 
-def test_a_readable_image_without_an_embedding_is_not_kept():
+@pytest.mark.parametrize("label", [-1, 0])
+def test_a_readable_image_without_an_embedding_is_not_kept(label):
     got = decide(
         scores={"entropy": np.float32([3, 3])},
         hashes=["a", "b"],
         x=np.array([[1, 0], [np.nan, 0]]),
-        labels=np.int32([0, -1]),
+        labels=np.int32([0, label]),
         distance=np.float32([0, np.nan]),
         centers=circle(0),
         budget=5,

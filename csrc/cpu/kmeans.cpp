@@ -163,6 +163,12 @@ struct Assigner {
     double distance = std::numeric_limits<double>::quiet_NaN();
   };
 
+  int compare_exactly(const float* row, const float* a, const float* b) const {
+    ExactSum sum;
+    for (int64_t j = 0; j < centers.dim; ++j) add_distance_difference(sum, row[j], a[j], b[j]);
+    return sum.sign();
+  }
+
   // Candidates come in ascending order, so that an exact tie leaves the lower index.
   void consider(const float* row, int32_t k, Nearest& nearest) const {
     const double distance = kernel.squared_distance(row, centers.row(k), centers.dim);
@@ -171,7 +177,7 @@ struct Assigner {
       const double error = 0x1p-52 * static_cast<double>(centers.dim + 4);
       if (distance * (1 - error) > nearest.distance * (1 + error)) return;
       if (distance * (1 + error) >= nearest.distance * (1 - error) &&
-          compare_distance_exactly(row, centers.row(k), centers.row(nearest.label), centers.dim) >= 0)
+          compare_exactly(row, centers.row(k), centers.row(nearest.label)) >= 0)
         return;
     }
     nearest = {k, distance};

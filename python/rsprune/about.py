@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import importlib.util
 import platform
-from importlib import metadata
 from typing import Any
 
-from rsprune import _C, cuda_unavailable, engine
+from rsprune import _C, __version__, cuda_unavailable, engine
 
 EXTRAS = {  # what each extra brings that is looked for
     "torch": ("torch",),
@@ -19,7 +18,7 @@ EXTRAS = {  # what each extra brings that is looked for
 def about() -> dict[str, Any]:
     """Facts about this installation, JSON-able."""
     return {
-        "version": metadata.version("rsprune"),
+        "version": __version__,
         "python": platform.python_version(),
         "machine": platform.machine(),
         "cores": engine.default_workers(),

@@ -15,8 +15,8 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-WIDTH = 400  # points; the labels stay readable where a phone shows this at 350 px
-MAX_LABEL = 22  # characters of a scene or source name
+WIDTH = 340  # points, so that a phone shows the labels at their own size
+MAX_LABEL = 20  # characters of a scene or source name
 BINS = 48
 
 # Stand-ins that are replaced in the finished text: matplotlib itself knows no CSS variables.
@@ -26,11 +26,11 @@ _COLOURS = {
 }  # fmt: skip
 _STYLE = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 11,
-    "text.color": INK, "axes.labelcolor": SOFT, "axes.edgecolor": RULE, "xtick.color": SOFT, "ytick.color": SOFT,
-    "xtick.labelcolor": SOFT, "ytick.labelcolor": INK, "axes.spines.top": False, "axes.spines.right": False,
-    "axes.spines.left": False, "axes.linewidth": 1, "xtick.major.width": 1, "xtick.major.size": 3,
-    "ytick.major.size": 0, "axes.facecolor": "none", "figure.facecolor": "none", "text.usetex": False,
-    "text.parse_math": False,
+    "text.color": INK, "axes.labelcolor": SOFT, "axes.edgecolor": RULE, "xtick.color": SOFT,
+    "ytick.color": SOFT, "xtick.labelcolor": SOFT, "ytick.labelcolor": INK, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.spines.left": False, "axes.linewidth": 1, "xtick.major.width": 1,
+    "xtick.major.size": 3, "ytick.major.size": 0, "axes.facecolor": "none", "figure.facecolor": "none",
+    "text.usetex": False, "text.parse_math": False,
 }  # fmt: skip
 
 
@@ -53,8 +53,8 @@ def entropy_histogram(
     edges = np.linspace(lo, hi, BINS + 1)
     if threshold is not None:  # between two bars
         width = (hi - lo) / BINS
-        edges = threshold + width * np.arange(-math.ceil((threshold - lo) / width), math.ceil((hi - threshold) / width) + 1)
-        edges = edges if len(edges) > 1 else np.array([lo, hi])
+        below, above = math.ceil((threshold - lo) / width), math.floor((hi - threshold) / width) + 1
+        edges = threshold + width * np.arange(-below, above + 1)
 
     def draw(figure: Figure) -> None:
         axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
@@ -96,7 +96,7 @@ def scene_shares(scenes: Sequence[tuple[str, float, float]], *, alt: str) -> str
         axis.set_ylim(len(scenes) - 0.4, -0.6)
         axis.set_xlim(0, 1.04 * max((max(b, a) for _, b, a in scenes), default=1))
         axis.tick_params(axis="y", pad=9)
-        axis.xaxis.set_major_locator(MaxNLocator(5))
+        axis.xaxis.set_major_locator(MaxNLocator(4))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
         axis.grid(axis="x", color=RULE, linewidth=0.5)
         axis.set_axisbelow(True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import inspect
 import sys
+import traceback
 import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import click
 import typer
 
 from rsprune import config, engine, stages
@@ -75,7 +75,14 @@ def verb(*sections: str) -> Callable[[Callable[..., None]], Callable[..., None]]
 
         def command(**values: Any) -> None:
             arguments = {p.name: values.pop(p.name) for p in own}
-            function(**arguments, flags=values)
+            try:
+                function(**arguments, flags=values)
+            except (RspruneError, OSError, MemoryError, KeyboardInterrupt) as e:
+                if values["verbose"]:
+                    traceback.print_exc()
+                sentence, code = _sentence(e)
+                print(f"rsprune: {sentence}", file=sys.stderr)
+                raise typer.Exit(code) from None
 
         command.__name__, command.__doc__ = function.__name__, function.__doc__
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -273,25 +280,15 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print one line of
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Entry point: runs a command; errors become one sentence on stderr and an exit code."""
-    arguments = sys.argv[1:] if arguments is None else arguments
-    try:
-        sys.exit(app(arguments, prog_name="rsprune", standalone_mode=False))
-    except click.ClickException as e:
-        e.show()
-        sys.exit(e.exit_code)
-    except (click.Abort, RspruneError, OSError, MemoryError, KeyboardInterrupt) as e:
-        if "-v" in arguments or "--verbose" in arguments:
-            raise
-        sentence, code = _sentence(e)
-        print(f"rsprune: {sentence}", file=sys.stderr)
-        sys.exit(code)
+    """Entry point of the ``rsprune`` command."""
+    app(arguments, prog_name="rsprune")
 
 
 def _sentence(error: BaseException) -> tuple[str, int]:
+    """An error in words, and its exit code."""
     if isinstance(error, RspruneError):
         return str(error), error.exit_code
-    if isinstance(error, (KeyboardInterrupt, click.Abort)):
+    if isinstance(error, KeyboardInterrupt):
         return "interrupted; run the same command again to continue", 130
     if isinstance(error, MemoryError):
         return "out of memory; lower --workers and run the same command again to continue", 1

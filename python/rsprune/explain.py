@@ -16,9 +16,12 @@ from rsprune.rows import unit_rows
 from rsprune.run import Run
 
 SCORES = (
-    "entropy", "entropy_p10", "flat_fraction", "nodata_fraction", "saturated_fraction", "autocorrelation", "sharpness",
+    "entropy", "entropy_p10", "flat_fraction", "nodata_fraction", "saturated_fraction", "autocorrelation",
+    "sharpness",
 )  # fmt: skip
-DECIDED_BY_ENTROPY = ("kept", "low_entropy", "exact_duplicate", "over_budget")  # the others name their own threshold
+# The others name a threshold of their own.
+DECIDED_BY_ENTROPY = ("kept", "low_entropy", "exact_duplicate", "over_budget")
+_COMPETE = "It would compete for a seat"
 _SUGGESTIONS = 3
 _COMPARED = 20_000  # ids that are compared letter by letter when one is unknown
 
@@ -91,7 +94,8 @@ def format_explanation(facts: dict[str, Any]) -> str:
         how = "" if facts["scene_similarity"] is None else f" (similarity {facts['scene_similarity']:.3f})"
         lines.append(f"Its scene is {facts['scene']}{how}.")
     if cluster := facts["cluster"]:
-        place = f", where it ranks {cluster['position']:,} of {cluster['ranked']:,}" if cluster["position"] else ""
+        at, ranked = cluster["position"], cluster["ranked"]
+        place = f", where it ranks {at:,} of {ranked:,}" if at else ""
         lines.append(
             f"It is in cluster {cluster['id']} of {_images(cluster['size'])}, {cluster['kept']:,} of which "
             f"{'was' if cluster['kept'] == 1 else 'were'} kept{place}."
@@ -102,9 +106,11 @@ def format_explanation(facts: dict[str, Any]) -> str:
             f"the first {facts['kept_in_run']:,} were kept."
         )
     if facts["duplicate_of"]:
-        lines.append(f"It is a duplicate of {facts['duplicate_of']} (cosine {facts['duplicate_similarity']:.4f}).")
+        cosine = facts["duplicate_similarity"]
+        lines.append(f"It is a duplicate of {facts['duplicate_of']} (cosine {cosine:.4f}).")
     if facts["nearest_kept"] and facts["nearest_kept"] != facts["duplicate_of"]:
-        lines.append(f"The nearest kept image is {facts['nearest_kept']} (cosine {_number(facts['nearest_kept_similarity'])}).")
+        cosine = _number(facts["nearest_kept_similarity"])
+        lines.append(f"The nearest kept image is {facts['nearest_kept']} (cosine {cosine}).")
     if facts["change"]:
         lines.append(facts["change"])
     return "\n".join(lines)
@@ -120,10 +126,10 @@ def _score_lines(facts: dict[str, Any]) -> list[str]:
             entropy += f", {side} the threshold of {threshold['entropy']:.2f}"
     lines = [entropy + "."]
     guards = []
-    if score["nodata_fraction"] is not None:
-        guards.append(f"{100 * score['nodata_fraction']:.1f} % nodata (at most {100 * threshold['nodata_fraction']:g} %)")
-    if score["autocorrelation"] is not None:
-        guards.append(f"autocorrelation {score['autocorrelation']:.2f} (at least {threshold['autocorrelation']:g})")
+    if (share := score["nodata_fraction"]) is not None:
+        guards.append(f"{100 * share:.1f} % nodata (at most {100 * threshold['nodata_fraction']:g} %)")
+    if (correlation := score["autocorrelation"]) is not None:
+        guards.append(f"autocorrelation {correlation:.2f} (at least {threshold['autocorrelation']:g})")
     if guards:
         lines.append(f"It has {' and '.join(guards)}.")
     return lines
@@ -139,15 +145,15 @@ def _change(facts: dict[str, Any], select: SelectConfig) -> str | None:
         return f"It {'stays' if reason == 'kept' else 'would be'} kept {from_on} (--n {position} or more)."
     if reason == "low_entropy":
         below = math.floor(score["entropy"] * 100) / 100
-        return f"It would compete for a seat with --entropy-min {below:g} or less."
+        return f"{_COMPETE} with --entropy-min {below:g} or less."
     if reason == "nodata":
         if score["entropy"] is None:
             return "No setting keeps it, as it has no valid patch."
-        return f"It would compete for a seat with nodata_max = {_up(score['nodata_fraction'])} or more in [filter]."
+        return f"{_COMPETE} with nodata_max = {_up(score['nodata_fraction'])} or more in [filter]."
     if reason == "noise":
-        return f"It would compete for a seat with autocorrelation_min = {_down(score['autocorrelation'])} or less in [filter]."
+        return f"{_COMPETE} with autocorrelation_min = {_down(score['autocorrelation'])} or less in [filter]."
     if reason == "near_duplicate" and similarity is not None:
-        return f"It would compete for a seat with near_duplicate above {similarity:.4f} in [select]."
+        return f"{_COMPETE} with near_duplicate above {similarity:.4f} in [select]."
     if reason == "exact_duplicate":
         return "No setting keeps both, as they have the same pixels."
     if reason == "unreadable":
@@ -210,7 +216,10 @@ def _entropy_threshold(decisions: pa.Table, given: float | None) -> float | None
 def _similar(ids: pa.ChunkedArray, id: str) -> str:
     """The ids that may have been meant: those that hold its last part, else those spelt alike."""
     name = id.rstrip("/").rpartition("/")[2]
-    found = ids.filter(pc.match_substring(ids, name, ignore_case=True)).slice(0, _SUGGESTIONS).to_pylist() if name else []
+    found = []
+    if name:
+        holding = ids.filter(pc.match_substring(ids, name, ignore_case=True))
+        found = holding.slice(0, _SUGGESTIONS).to_pylist()
     if not found:
         every = max(1, len(ids) // _COMPARED)
         found = difflib.get_close_matches(id, ids.to_pylist()[::every], n=_SUGGESTIONS)

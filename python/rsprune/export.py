@@ -17,7 +17,6 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from rsprune.errors import ConfigError, UnreadableImage
 from rsprune.run import Run, write_atomic, write_json, write_table
@@ -48,27 +47,31 @@ class _File:
     window: Window | None = None
 
 
-def export(run: Run, out: str | os.PathLike[str], format: Literal["list", "copy", "symlink"] = "list") -> ExportResult:
+def export(
+    run: Run, out: str | os.PathLike[str], format: Literal["list", "copy", "symlink"] = "list"
+) -> ExportResult:
     """Writes the kept images into folder `out`; the same call again gives the same files.
 
-    `list` writes ``kept.txt`` and ``kept.parquet``. `copy` and `symlink` put every file, with its sidecars, at the
-    path that its id names; a window becomes a lossless crop, a GeoTIFF with its coordinates or, where the scene is a
-    JPEG, PNG or WebP file, a PNG. Files of an earlier export into `out` that are not wanted any more are removed.
+    `list` writes ``kept.txt`` and ``kept.parquet``. `copy` and `symlink` put every file, with its
+    sidecars, at the path that its id names. A window becomes a lossless crop: a GeoTIFF with its
+    coordinates or, where the scene is a JPEG, PNG or WebP file, a PNG. Files of an earlier export into
+    `out` that are not wanted any more are removed.
 
     Raises:
-        ConfigError: `out` holds other files, windows were to be linked, or some images are not there any more (the
-            others are exported all the same).
+        ConfigError: `out` holds other files, windows were to be linked, or some images are not there any
+            more (the others are exported all the same).
     """
     out = Path(out)
     kept = _kept(run)
     rows = kept.select(MANIFEST).to_pylist()
     if format == "symlink" and any(row["w"] is not None for row in rows):
-        raise ConfigError("windows of scenes are no files that a link could point to: export them with --format copy")
+        raise ConfigError("windows of scenes are no files to link to: export them with --format copy")
     with _writing(out):
         folder = _Folder(out)
         if format == "list":
             folder.begin(["kept.txt", "kept.parquet"])
-            write_atomic(out / "kept.txt", lambda f: f.write("".join(f"{row['id']}\n" for row in rows).encode()))
+            text = "".join(f"{row['id']}\n" for row in rows).encode()
+            write_atomic(out / "kept.txt", lambda f: f.write(text))
             write_table(out / "kept.parquet", kept)
             folder.finish(["kept.txt", "kept.parquet"])
             return ExportResult(len(rows), out)
@@ -85,8 +88,8 @@ def export(run: Run, out: str | os.PathLike[str], format: Literal["list", "copy"
     if failed:
         first = next(row["id"] for row in rows if row["id"] in failed)
         raise ConfigError(
-            f"{len(failed):,} of {len(rows):,} kept images could not be exported to {out} (first: {first} {failed[first]}); "
-            "the others are there: bring them back and export again, or scan again"
+            f"{len(failed):,} of {len(rows):,} kept images could not be exported to {out} "
+            f"(first: {first} {failed[first]}), the others are there: mend them and export again"
         )
     return ExportResult(len(rows), out)
 
@@ -98,7 +101,7 @@ def _kept(run: Run) -> pa.Table:
     manifest = run.table("scan", list(MANIFEST)).filter(kept)
     table = decisions.filter(kept)
     if not manifest["id"].equals(table["id"]):
-        raise ConfigError(f"{run.path} has decisions about other images than its manifest: run 'rsprune select' again")
+        raise ConfigError(f"{run.path} has decisions about other images: run 'rsprune select' again")
     columns = [table["id"], manifest["uri"], table["rank"], table["cluster"], table["scene"]]
     names = ["id", "uri", "rank", "cluster", "scene"]
     windows = [manifest[n] for n in "xywh"]
@@ -116,9 +119,7 @@ def _plan(rows: Sequence[Mapping[str, Any]], failed: dict[str, str]) -> dict[str
         source = ids.decode(row["uri"])
         window = None if row["w"] is None else Window(row["x"], row["y"], row["w"], row["h"])
         try:
-            name = next((n for n in _names(row["id"], source, window) if n not in files), None)
-            if name is None:
-                raise UnreadableImage("has the same name in the export as another image")
+            name = next(n for n in _names(row["id"], source, window) if n not in files)
         except UnreadableImage as error:
             failed[row["id"]] = str(error)
             continue
@@ -130,22 +131,19 @@ def _plan(rows: Sequence[Mapping[str, Any]], failed: dict[str, str]) -> dict[str
 
 
 def _names(id: str, source: str, window: Window | None) -> Iterator[str]:
-    """Paths in the export that an id may have, the wanted one first. Raises `UnreadableImage`."""
+    """Endless paths in the export that an id may have, the wanted one first. Raises `UnreadableImage`."""
     path = id if window is None else id.rpartition("#")[0]
     parts = path.split("/")
     if any(part in ("", ".", "..") for part in parts):
         raise UnreadableImage("has an id that would leave the folder")
+    ending = "" if window is None else "_{}_{}_{}_{}".format(*window) + _crop_suffix(source)
     readable = "/".join(_readable(part) for part in parts)
-    if window is None:
-        yield readable
-        yield path
-        return
-    suffix = _crop_suffix(source)
-    where = "_".join(map(str, window))
-    stem = PurePosixPath(readable).stem
-    yield str(PurePosixPath(readable).with_name(f"{stem}_{where}{suffix}"))
-    yield f"{readable}_{where}{suffix}"
-    yield f"{path}_{where}{suffix}"
+    if window is not None:
+        yield str(PurePosixPath(readable).with_suffix("")) + ending
+    yield readable + ending
+    while True:
+        yield path + ending
+        path = ids.encode(path)
 
 
 def _readable(part: str) -> str:
@@ -157,24 +155,23 @@ def _readable(part: str) -> str:
 
 def _sidecars(source: str, name: str) -> Iterator[tuple[str, str]]:
     """Sidecar files of an image, and their paths in the export beside `name`."""
-    folder, file = os.path.split(source)
-    stem, target_stem = os.path.splitext(file)[0], os.path.splitext(name)[0]
-    present = _listing(folder)
-    for extension in SIDECARS:
-        for old, new in ((stem, target_stem), (file, name)):
+    path = Path(source)
+    present = _listing(str(path.parent))
+    for old, new in ((path.stem, str(PurePosixPath(name).with_suffix(""))), (path.name, name)):
+        for extension in SIDECARS:
             for found in present.get((old + extension).lower(), ()):
-                if found[: len(old)] == old:
-                    yield os.path.join(folder, found), new + found[len(old) :]
+                if found.startswith(old):
+                    yield str(path.parent / found), new + found[len(old) :]
 
 
 @lru_cache(maxsize=1)
 def _listing(folder: str) -> dict[str, list[str]]:
-    """Names in a folder by their lower-case form, as sidecars come in both cases."""
+    """Names of possible sidecars by their lower-case form, as they come in both cases."""
     names: dict[str, list[str]] = {}
     with contextlib.suppress(OSError):
-        for name in sorted(os.listdir(folder)):
-            if name.lower().endswith(SIDECARS):
-                names.setdefault(name.lower(), []).append(name)
+        for path in sorted(Path(folder).iterdir()):
+            if path.name.lower().endswith(SIDECARS):
+                names.setdefault(path.name.lower(), []).append(path.name)
     return names
 
 
@@ -185,20 +182,27 @@ def _writer(file: _File, format: str) -> Callable[[Path], None]:
     """Writes one file of the export. Raises `UnreadableImage` where its source is not there any more."""
     if file.window is not None:
         data = _crop(file.source, file.window)
-        return lambda target: target.write_bytes(data) and None
+
+        def write(target: Path) -> None:
+            target.write_bytes(data)
+
+        return write
     try:
-        status = os.stat(file.source)
-        if not stat.S_ISREG(status.st_mode):
-            raise UnreadableImage("is not a regular file any more")
-        if format == "symlink":
-            return lambda target: target.symlink_to(os.path.abspath(file.source))
-        opened = open(file.source, "rb")  # noqa: SIM115 (closed by the copy)
+        status = Path(file.source).stat()
     except OSError as error:
         raise UnreadableImage(f"cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableImage("is not a regular file any more")
+    if format == "symlink":
+        return lambda target: target.symlink_to(Path(file.source).absolute())
 
     def copy(target: Path) -> None:
-        with opened, target.open("xb") as f:
-            shutil.copyfileobj(opened, f, 1 << 20)
+        with contextlib.ExitStack() as stack:
+            try:
+                original = stack.enter_context(Path(file.source).open("rb"))
+            except OSError as error:
+                raise UnreadableImage(f"cannot be read: {error.strerror}") from None
+            shutil.copyfileobj(original, stack.enter_context(target.open("xb")), 1 << 20)
         os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
 
     return copy
@@ -244,8 +248,8 @@ def _crop_raster(path: str, window: Window) -> bytes:
         file: Any = path if path.isprintable() else stack.enter_context(Path(path).open("rb"))
         scene = stack.enter_context(rasterio.open(file))
         profile = {
-            "driver": "GTiff", "compress": "deflate", "width": window.w, "height": window.h, "count": scene.count,
-            "dtype": scene.dtypes[0], "nodata": scene.nodata, "crs": scene.crs,
+            "driver": "GTiff", "compress": "deflate", "width": window.w, "height": window.h,
+            "count": scene.count, "dtype": scene.dtypes[0], "nodata": scene.nodata, "crs": scene.crs,
         }  # fmt: skip
         if not scene.transform.is_identity:
             profile["transform"] = scene.window_transform(part)
@@ -255,7 +259,10 @@ def _crop_raster(path: str, window: Window) -> bytes:
             if scene.colorinterp[0] == ColorInterp.palette:
                 crop.write_colormap(1, scene.colormap(1))
             crop.write(scene.read(window=part))
-            if MaskFlags.per_dataset in scene.mask_flag_enums[0] and MaskFlags.alpha not in scene.mask_flag_enums[0]:
+            if (
+                MaskFlags.per_dataset in scene.mask_flag_enums[0]
+                and MaskFlags.alpha not in scene.mask_flag_enums[0]
+            ):
                 crop.write_mask(scene.read_masks(1, window=part))
             crop.descriptions, crop.scales, crop.offsets = scene.descriptions, scene.scales, scene.offsets
             crop.update_tags(**scene.tags())
@@ -279,9 +286,13 @@ class _Folder:
             try:
                 self._before = [str(name) for name in json.loads(marker.read_text("utf-8"))["files"]]
             except (ValueError, KeyError, TypeError):
-                raise ConfigError(f"{marker} is damaged: choose another folder with -o, or delete this one") from None
+                raise ConfigError(
+                    f"{marker} is damaged: choose another folder with -o, or delete this one"
+                ) from None
         elif any(path.iterdir()):
-            raise ConfigError(f"{path} holds files that no export wrote: choose an empty or a new folder with -o")
+            raise ConfigError(
+                f"{path} holds files that no export wrote: choose an empty or a new folder with -o"
+            )
 
     def begin(self, names: Any) -> None:
         """Notes what may be written, so that an export that is interrupted can be repeated."""
@@ -303,13 +314,15 @@ class _Folder:
         self._note(names)
 
     def place(self, name: str, write: Callable[[Path], None]) -> None:
-        """Writes a file that is either complete or not there; an earlier file or link of that name is replaced."""
+        """Writes a file that is either complete or not there; an earlier file or link is replaced."""
         folder = self.path
         for folder in self._parents(name):
             if folder.is_symlink():
                 raise ConfigError(f"{folder} is a link, and exports do not follow links: delete it")
             folder.mkdir(exist_ok=True)
-        temporary = folder / f".rsprune-{os.getpid()}.tmp"  # short: the name itself may be as long as names can be
+        temporary = (
+            folder / f".rsprune-{os.getpid()}.tmp"
+        )  # short: the name itself may be as long as names can be
         temporary.unlink(missing_ok=True)
         try:
             write(temporary)

@@ -20,7 +20,7 @@ def patch_entropy(
     n, height, width, channels = bands.shape
     if scale is not None:
         table = bin_table(scale_pairs(scale, channels), 8 * bands.dtype.itemsize)
-        bands = np.stack([table[c % len(table)][bands[..., c]] for c in range(channels)], axis=-1)
+        bands = table[np.arange(channels) % len(table), bands]
     valid = np.ones((n, height, width), bool) if valid is None else np.asarray(valid).astype(bool)
     out = np.full((n, -(-height // patch), -(-width // patch), channels), np.nan)
     for i, row, col, band in np.ndindex(*out.shape):

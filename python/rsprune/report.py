@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from rsprune import charts
+from rsprune.explain import DECIDED_BY_ENTROPY
 from rsprune.filters import REASONS
 from rsprune.run import STAGES, Run, write_atomic
 from rsprune.sheets import Thumbnails, contact_sheet
@@ -21,16 +22,15 @@ from rsprune.sheets import Thumbnails, contact_sheet
 MEANING = {
     "kept": "chosen for training",
     "unreadable": "could not be read",
-    "nodata": "too large a share of the image holds no data",
-    "noise": "neighbouring pixels have too little to do with each other",
-    "low_entropy": "less information than the entropy threshold asks for",
+    "nodata": "too much of the image holds no data",
+    "noise": "neighbouring pixels are hardly correlated",
+    "low_entropy": "less information than the threshold",
     "exact_duplicate": "the same pixels as another image",
-    "near_duplicate": "almost the same content as another image of its cluster",
+    "near_duplicate": "almost the same content as another image",
     "spatial_duplicate": "covers mostly the same ground as another image",
     "reference_leak": "also in the reference set",
     "over_budget": "good enough, but its cluster had no seat left",
 }
-DECIDED_BY_ENTROPY = ("kept", "low_entropy", "exact_duplicate", "over_budget")  # the others name their own threshold
 DUPLICATES = ("exact_duplicate", "near_duplicate", "spatial_duplicate")
 
 # How much is shown. Together at most some 500 thumbnails, whatever the size of the run.
@@ -74,7 +74,9 @@ def _facts(run: Run) -> dict[str, Any]:
     groups = _duplicate_groups(run, columns)
     largest = [(len(rows), [first, *rows[: PER_GROUP - 1]]) for first, rows in groups[:GROUPS_SHOWN]]
     clusters = _clusters(columns, run.settings.seed)
-    shown = chain(*(rows for _, rows in samples), *(rows for _, rows in largest), *(c["rows"] for c in clusters))
+    shown = chain(
+        *(rows for _, rows in samples), *(rows for _, rows in largest), *(c["rows"] for c in clusters)
+    )
     thumbnails = Thumbnails(run, (columns["id"][i] for i in dict.fromkeys(shown)))
 
     def sheet(rows: Sequence[int], per_row: int, *, outline: bool = True) -> dict[str, Any]:
@@ -87,7 +89,6 @@ def _facts(run: Run) -> dict[str, Any]:
         "total": total,
         "readable": readable,
         "kept": reasons["kept"],
-        "budget": run.settings.select.budget(readable),
         "n_scenes": (len(scenes), sum(after > 0 for _, _, after in scenes)),
         "n_clusters": len(np.unique(columns["cluster"][columns["cluster"] >= 0])),
         "notes": _notes(run, columns, reasons, thumbnails.n_missing),
@@ -111,7 +112,8 @@ def _facts(run: Run) -> dict[str, Any]:
 def _columns(run: Run) -> dict[str, np.ndarray]:
     """Decisions, and the scores and sources that belong to them, by column name."""
     names = [
-        "id", "kept", "reason", "rank", "threshold", "cluster", "scene", "nearest_kept", "nearest_kept_similarity",
+        "id", "kept", "reason", "rank", "threshold", "cluster", "scene", "nearest_kept",
+        "nearest_kept_similarity",
     ]  # fmt: skip
     table = run.table("select", names)
     columns = {n: table[n].to_numpy(zero_copy_only=False) for n in names if n not in ("cluster", "rank")}
@@ -145,7 +147,11 @@ def _entropy(run: Run, columns: Mapping[str, np.ndarray]) -> dict[str, Any] | No
     sizes = Counter(columns["source"][readable].tolist())
     for source, _ in sorted(sizes.most_common(SOURCES_SHOWN)):
         mine = readable & (columns["source"] == source)
-        name = sources[source].name or f"source {source + 1}" if source < len(sources) else f"source {source + 1}"
+        name = (
+            sources[source].name or f"source {source + 1}"
+            if source < len(sources)
+            else f"source {source + 1}"
+        )
         panels[name] = columns["entropy"][mine], columns["entropy"][mine & columns["kept"].astype(bool)]
     of = f" of each of {len(panels)} sources" if len(panels) > 1 else ""
     alt = f"Histogram of patch entropy{of}: all readable images and the kept ones, {line}."
@@ -217,13 +223,13 @@ def _notes(run: Run, columns: Mapping[str, np.ndarray], reasons: Counter[str], n
         )
     for config, declared in zip(run.settings.scan.sources, run.json("radiometry.json"), strict=False):
         if declared.get("estimated"):
-            notes.append(
-                f"The value range of {config.name or Path(config.path).name} was estimated on a sample, as no scale was "
-                "declared for it."
-            )
+            name = config.name or Path(config.path).name
+            notes.append(f"The value range of {name} was estimated on a sample, as none was declared for it.")
     if reasons["unreadable"]:
         n = reasons["unreadable"]
-        notes.append(f"{n:,} {'image' if n == 1 else 'images'} could not be read; shares to keep refer to the others.")
+        notes.append(
+            f"{n:,} {'image' if n == 1 else 'images'} could not be read; shares to keep refer to the others."
+        )
     if n_missing:
         notes.append(
             f"{n_missing:,} of the images shown below could not be read when this page was made; a grey cell "
@@ -234,47 +240,54 @@ def _notes(run: Run, columns: Mapping[str, np.ndarray], reasons: Counter[str], n
 
 def _settings(run: Run, columns: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
     s = run.settings
+    readable = int(columns["readable"].sum())
+    asked = (
+        ""
+        if s.select.n is not None
+        else f"{0.15 if s.select.keep is None else s.select.keep:g} of the readable, "
+    )
     threshold = _threshold(run, columns)
     if s.filter.entropy_min is not None:
-        rule = "given"
+        rule = "threshold given"
     elif s.filter.entropy_otsu:
         rule = "Otsu's threshold"
     else:
-        rule = f"lowest {s.filter.entropy_drop:.3g} of the images dropped"
-    asked = f"{s.select.n:,} images" if s.select.n is not None else f"{_keep(run):g} of the readable images"
+        rule = f"lowest {100 * s.filter.entropy_drop:.3g} % dropped"
+    automatic = s.cluster.n_clusters is None
+    uniform = s.select.alpha == s.select.beta == 0
     return [
         ("seed", str(s.seed)),
-        ("budget", asked),
-        ("entropy", f"{rule}: {threshold:.3f} bits" if threshold is not None else rule),
+        ("budget", f"{asked}{s.select.budget(readable):,} images; {int(columns['kept'].sum()):,} kept"),
+        ("entropy", rule if threshold is None else f"{rule}: below {threshold:.3f} bits"),
         ("patch", f"{s.score.patch} px"),
-        ("nodata", f"at most {s.filter.nodata_max:g} of the pixels"),
+        ("nodata", f"at most {100 * s.filter.nodata_max:g} % of the pixels"),
         ("autocorrelation", f"at least {s.filter.autocorrelation_min:g}"),
         ("encoder", "given embeddings" if s.embed.embeddings else s.embed.encoder),
         ("reference", ", ".join(Path(r).name for r in s.cluster.reference) or "none"),
-        ("clusters", "chosen from the reference" if s.cluster.n_clusters is None and s.cluster.reference
-         else "chosen from the pool's size" if s.cluster.n_clusters is None else f"{s.cluster.n_clusters:,} asked for"),
+        ("clusters", "number chosen automatically" if automatic else f"{s.cluster.n_clusters:,} asked for"),
         ("near duplicate", f"cosine of {s.select.near_duplicate:g} or more"),
-        ("seats", f"size^{s.select.alpha:g} · spread^{s.select.beta:g}"),
+        (
+            "seats",
+            "uniform over clusters" if uniform else f"size^{s.select.alpha:g} · spread^{s.select.beta:g}",
+        ),
         ("ranking", s.select.rank),
-    ]  # fmt: skip
-
-
-def _keep(run: Run) -> float:
-    return 0.15 if run.settings.select.keep is None else run.settings.select.keep
+    ]
 
 
 def _sources(run: Run) -> list[dict[str, str]]:
     sources = []
     for config, declared in zip(run.settings.scan.sources, run.json("radiometry.json"), strict=False):
-        pairs = [f"{lo:g} to {hi:g}" for lo, hi in declared.get("scale") or ()]
+        pairs = [f"{lo:g} to {hi:g}" for lo, hi in declared["scale"]]
+        origin = "declared" if config.scale else "by data type"
+        windows = f"{config.tile} px, every {config.stride or config.tile} px"
         sources.append({
             "name": config.name or Path(config.path).name,
-            "windows": "whole files" if config.tile is None else f"{config.tile} px, every {config.stride or config.tile} px",
-            "bands": ", ".join(map(str, config.bands)) if config.bands else f"all {declared.get('bands', '')}".strip(),
-            "dtype": str(declared.get("dtype", "")),
-            "scale": pairs[0] if pairs and len(set(pairs)) == 1 else "; ".join(pairs),
-            "origin": "estimated" if declared.get("estimated") else "declared" if config.scale else "by data type",
-            "nodata": "none" if declared.get("nodata") is None else f"{declared['nodata']:g}",
+            "windows": windows if config.tile else "whole files",
+            "bands": ", ".join(map(str, config.bands or ())) or f"all {declared['bands']}",
+            "dtype": declared["dtype"],
+            "scale": pairs[0] if len(set(pairs)) == 1 else "; ".join(pairs),
+            "origin": "estimated" if declared["estimated"] else origin,
+            "nodata": "none" if declared["nodata"] is None else f"{declared['nodata']:g}",
         })  # fmt: skip
     return sources
 
@@ -294,7 +307,9 @@ def _benchmark(run: Run) -> list[dict[str, Any]]:
         for key, value in reference.items():
             if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
                 heads = list(dict.fromkeys(chain(*value)))
-                tables.append({"title": key, "heads": heads, "rows": [[_plain(v.get(h)) for h in heads] for v in value]})
+                tables.append(
+                    {"title": key, "heads": heads, "rows": [[_plain(v.get(h)) for h in heads] for v in value]}
+                )
             elif key != "name":
                 facts.append((key, _plain(value)))
         benchmark.append({"title": title, "facts": facts, "tables": tables})
@@ -331,7 +346,9 @@ def _samples(columns: Mapping[str, np.ndarray], seed: int) -> list[tuple[str, li
             continue
         rows = np.flatnonzero(columns["reason"] == reason)
         rows = rows[np.lexsort((columns["entropy"][rows], columns["rank"][rows]))]
-        samples.append((reason, _draw(rows, KEPT_SHOWN if reason == "kept" else DROPPED_SHOWN, seed, code).tolist()))
+        samples.append(
+            (reason, _draw(rows, KEPT_SHOWN if reason == "kept" else DROPPED_SHOWN, seed, code).tolist())
+        )
     return samples
 
 

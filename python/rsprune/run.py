@@ -16,6 +16,7 @@ import shutil
 import socket
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import datetime, timezone
 from functools import cached_property
 from importlib import metadata
@@ -40,6 +41,8 @@ OUTPUTS = {  # files beside the parts that a stage writes
     "select": ("decisions.parquet", "kept.txt"),
     "report": ("report.html",),
 }
+SECTIONS = {"scan": ("scan",), "score": ("score",), "embed": ("embed",), "cluster": ("filter", "cluster")}
+SECTIONS |= {"select": ("filter", "select"), "report": ()}  # of the settings, that a stage stands on
 
 
 class Run:
@@ -147,8 +150,8 @@ class Run:
                 )
             self._forget_from(name)
             self._mark(name, fingerprint, complete=False)
-        if settings is not None and not (self.config_path.exists() and settings == self.settings):
-            self.save_settings(settings)
+        if settings is not None:
+            self._adopt(name, settings)
         if self.complete(name):
             yield False
             return
@@ -156,8 +159,19 @@ class Run:
         if name in FOLDERS:
             (self.path / FOLDERS[name]).mkdir(exist_ok=True)
         yield True
+        for abandoned in (*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")):  # by a process that was killed
+            abandoned.unlink(missing_ok=True)
         self._mark(name, fingerprint, complete=True)
         self.note(stage=name, started=started.isoformat(), seconds=round(time.perf_counter() - clock, 3))
+
+    def _adopt(self, stage: str, settings: Settings) -> None:
+        # Only what this stage stands on: a later stage may still refuse its own part of `settings`.
+        if self.config_path.exists():
+            own = {section: getattr(settings, section) for section in SECTIONS[stage]}
+            settings = replace(self.settings, seed=settings.seed, **own)
+            if settings == self.settings:
+                return
+        self.save_settings(settings)
 
     def _mark(self, stage: str, fingerprint: str, *, complete: bool) -> None:
         (self.path / ".stages").mkdir(exist_ok=True)

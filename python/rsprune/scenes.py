@@ -260,7 +260,9 @@ def _cluster(x: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _directions(x: np.ndarray, k: int, seed: int) -> np.ndarray:
-    """At most `k` unit rows that stand for the distinct unit rows `x` [N, D], in canonical order."""
+    """At most `k` unit rows that stand for the unit rows `x` [N, D], which come in key order."""
+    # Different images may have one embedding: k-means needs as many distinct rows as clusters.
+    x = x[np.sort(np.unique(row_hashes(x), return_index=True)[1])]
     if k == 1:
         centers = x.mean(axis=0, keepdims=True)
     elif len(x) <= k:

@@ -108,14 +108,14 @@ def _entropy_statistics(
     bits = patch_entropy(bins, patch, valid=valid).mean(axis=-1, dtype=np.float64)  # [N, patches, patches]
     bits, used = bits.reshape(len(bits), -1), used.reshape(len(bits), -1)
     count = used.sum(axis=1)
-    bits = np.sort(np.where(used, bits, np.inf), axis=1)
     some = np.maximum(count, 1)
-    mean = np.where(np.isfinite(bits), bits, 0).sum(axis=1) / some
+    mean = np.where(used, bits, 0).sum(axis=1) / some
+    flat = (used & (bits < FLAT_BITS)).sum(axis=1) / some
+    bits = np.sort(np.where(used, bits, np.inf), axis=1)  # the used ones come first
     at = 0.1 * (some - 1)
     low, high = (bits[np.arange(len(bits)), i.astype(int)] for i in (np.floor(at), np.ceil(at)))
-    p10 = low + np.where(high > low, high - low, 0) * (at % 1)
-    flat = (bits < FLAT_BITS).sum(axis=1) / some
-    return mean, np.where(count, p10, 0), np.where(count, flat, 1)
+    p10 = np.where(count, low, 0) * (1 - at % 1) + np.where(count, high, 0) * (at % 1)
+    return mean, p10, np.where(count, flat, 1)
 
 
 def _saturated_fraction(bins: np.ndarray, valid: np.ndarray | None) -> np.ndarray:

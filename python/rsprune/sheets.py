@@ -16,8 +16,8 @@ from rsprune.reading import COLUMNS, Reader, rows
 from rsprune.run import Run
 
 THUMBNAIL = 64  # pixels
-RING = 3  # pixels around a thumbnail, also where there is no outline
-PITCH = THUMBNAIL + 2 * RING
+RING, GAP = 3, 2  # pixels of the outline, and between two of them
+PITCH = THUMBNAIL + 2 * RING + GAP
 OUTLINE = (240, 127, 30, 255)  # stands out from fields, woods and water, on white and on black
 MISSING = (128, 128, 128, 96)
 
@@ -75,7 +75,7 @@ def contact_sheet(cells: Sequence[tuple[Image.Image | None, bool]], *, columns: 
     for i, (thumbnail, outlined) in enumerate(cells):
         x, y = PITCH * (i % columns), PITCH * (i // columns)
         if thumbnail is None:
-            box = (x + RING, y + RING, x + PITCH - RING - 1, y + PITCH - RING - 1)
+            box = (x + RING + 1, y + RING + 1, x + RING + THUMBNAIL, y + RING + THUMBNAIL)
             draw.rectangle(box, fill=MISSING)
             draw.line(box, fill=(128, 128, 128, 255))
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from safetensors.numpy import save
+from sklearn.exceptions import ConvergenceWarning
 
 from rsprune.cluster import KMeans
 from rsprune.config import FilterConfig
@@ -82,7 +84,9 @@ def _cluster(job: Job, references: list[PreparedReference]) -> None:
     k = _n_clusters(job, granularity, tags, unique_rows(keys, candidates))
     fit = stratified_sample(tags.scene, k * settings.fit_per_cluster, keys, candidates)
     sample = pool.x[fit].astype(np.float32)
-    fitted = KMeans(n_clusters=k, max_iter=settings.max_iter, random_state=seed % 2**32).fit(sample)
+    with warnings.catch_warnings():  # images may differ and yet have equal embeddings, which leaves clusters empty
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        fitted = KMeans(n_clusters=k, max_iter=settings.max_iter, random_state=seed % 2**32).fit(sample)
     centers = np.asarray(fitted.cluster_centers_, np.float32)
     labels, distance = _assign(pool.x, centers, job.device)
 

@@ -1,0 +1,22 @@
+import os
+
+import pytest
+
+import rsprune
+from rsprune import _C
+
+_ISAS = ("portable", "avx2", "avx512", "avx512bf16")
+
+
+@pytest.fixture(params=["cpu", *(["cuda"] if rsprune.cuda_available() else [])])
+def device(request):
+    """Every device whose kernels can run here."""
+    return request.param
+
+
+@pytest.fixture(params=_ISAS[: _ISAS.index(_C.best_isa()) + 1] if "RSPRUNE_ISA" not in os.environ else [None])
+def isa(request, monkeypatch):
+    """Every instruction set this machine has, forced in turn; only the one in RSPRUNE_ISA where that is set."""
+    if request.param:
+        monkeypatch.setenv("RSPRUNE_ISA", request.param)
+    return request.param

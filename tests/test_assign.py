@@ -1,0 +1,227 @@
+import subprocess
+import sys
+from fractions import Fraction
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rsprune import _C, kmeans_assign, reference
+
+
+def assign(x, centers, device):
+    x = x if isinstance(x, torch.Tensor) else torch.from_numpy(x)
+    labels, distances = kmeans_assign(x.to(device), torch.from_numpy(centers).to(device))
+    return labels.cpu().numpy(), distances.cpu().numpy()
+
+
+def assert_equals_reference(x, centers, device):
+    labels, distances = assign(x, centers, device)
+    exact = x.double().numpy() if isinstance(x, torch.Tensor) else x
+    want_labels, want_distances = reference.kmeans_assign(exact, centers)
+    np.testing.assert_array_equal(labels, want_labels)
+    # float64 sums, rounded once: half a unit of float32, and what is below its normal range
+    np.testing.assert_allclose(distances, want_distances, rtol=2**-23, atol=1e-37)
+
+
+def exact_labels(x, centers):
+    """Argmin in rational arithmetic."""
+    rows = [[Fraction(float(v)) for v in row] for row in x]
+    columns = [[Fraction(float(v)) for v in c] for c in centers]
+    squares = [[sum((a - b) ** 2 for a, b in zip(row, c, strict=True)) for c in columns] for row in rows]
+    return np.array([d.index(min(d)) for d in squares], np.int32)
+
+
+@pytest.mark.parametrize("dim", [1, 3, 64, 112, 257, 768, 1280])
+@pytest.mark.parametrize(("n", "k"), [(1, 1), (1, 50), (100, 1), (65, 65), (203, 130)])
+def test_equals_reference(device, isa, n, k, dim):
+    rng = np.random.default_rng(n + k + dim)
+    x = rng.standard_normal((n, dim), np.float32)
+    assert_equals_reference(x, rng.standard_normal((k, dim), np.float32), device)
+
+
+def test_many_dimensions_and_many_centers(device, isa):
+    rng = np.random.default_rng(0)
+    assert_equals_reference(
+        rng.standard_normal((20, 4099), np.float32), rng.standard_normal((9, 4099), np.float32), device
+    )
+    assert_equals_reference(
+        rng.standard_normal((50, 5), np.float32), rng.standard_normal((4000, 5), np.float32), device
+    )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("offset", [0, 3, 100])
+def test_storage_types(device, isa, dtype, offset):
+    generator = torch.Generator().manual_seed(0)
+    x = (torch.randn(150, 77, generator=generator) + offset).to(dtype)
+    centers = (torch.randn(60, 77, generator=generator) + offset).numpy()
+    assert_equals_reference(x, centers, device)
+
+
+def test_float16_special_values(device, isa):
+    halves = np.arange(2**16, dtype=np.uint16).view(np.float16)
+    finite = halves[np.isfinite(halves)]
+    x = np.resize(finite, (-(-finite.size // 37), 37))
+    assert_equals_reference(x, x[::97].astype(np.float32), device)
+
+
+def test_each_center_is_its_own_nearest(device, isa):
+    centers = np.random.default_rng(1).standard_normal((300, 24), np.float32)
+    labels, distances = assign(centers, centers, device)
+    np.testing.assert_array_equal(labels, np.arange(300))
+    assert (distances == 0).all()
+
+
+def test_ties_go_to_the_lower_index(device, isa):
+    rng = np.random.default_rng(2)
+    centers = np.repeat(rng.standard_normal((20, 30), np.float32), 5, axis=0)
+    labels, _ = assign(rng.standard_normal((100, 30), np.float32), centers, device)
+    assert (labels % 5 == 0).all()
+    square = np.array([[1, 1], [1, -1], [-1, 1], [-1, -1]], np.float32)
+    np.testing.assert_array_equal(assign(np.zeros((3, 2), np.float32), square[::-1].copy(), device)[0], 0)
+    same = np.ones((200, 3), np.float32)  # more candidates than are kept for a row
+    np.testing.assert_array_equal(assign(same[:9], same, device)[0], 0)
+
+
+@pytest.mark.parametrize("magnitude", [1e-30, 1e-3, 1.0, 3e4, 1e15])
+@pytest.mark.parametrize("dim", [2, 33, 128])
+def test_centers_one_ulp_apart(device, isa, magnitude, dim):
+    """Points on and near the bisector of centres that differ in the last bit of one component."""
+    rng = np.random.default_rng(dim)
+    base = (rng.standard_normal(dim) * magnitude).astype(np.float32)
+    centers = np.repeat(base[None], 6, axis=0)
+    centers[1, 0] = np.nextafter(base[0], np.float32(np.inf))
+    centers[2, 1] = np.nextafter(base[1], np.float32(-np.inf))
+    centers[3, [0, 1]] = centers[1, 0], centers[2, 1]
+    centers[4] = base + 4 * np.spacing(base)
+    centers[5] = base
+    near = base + rng.integers(-3, 4, (60, dim)) * np.spacing(base)
+    far = rng.standard_normal((40, dim)) * magnitude
+    x = np.concatenate([near, far, (centers[:1] + centers[1:5]) / 2]).astype(np.float32)
+    np.testing.assert_array_equal(assign(x, centers, device)[0], exact_labels(x, centers))
+
+
+def test_exact_where_float64_is_not(device, isa):
+    """The two distances differ by 1 in 2^100: the sum of squares in float64 rounds that away."""
+    big, small = np.float32(2**25), np.float32(2**-25)
+    centers = np.array([[big, small], [-big, 0.0]], np.float32)
+    x = np.array([[0.0, 0.0], [0.0, 2 * small]], np.float32)
+    np.testing.assert_array_equal(exact_labels(x, centers), [1, 0])
+    np.testing.assert_array_equal(assign(x, centers, device)[0], [1, 0])
+
+
+def test_large_common_offset(device, isa):
+    rng = np.random.default_rng(3)
+    x = (1e4 + rng.standard_normal((200, 50))).astype(np.float32)
+    assert_equals_reference(x, x[::7] + np.float32(0.125), device)
+
+
+@pytest.mark.parametrize("scale", [1e-42, 1e-25, 1e-18, 1e10, 1e18, 1e30, 3e38])
+def test_tiny_and_huge_norms(device, isa, scale):
+    rng = np.random.default_rng(4)
+    x = (rng.uniform(-1, 1, (60, 20)) * scale).astype(np.float32)
+    centers = (rng.uniform(-1, 1, (40, 20)) * scale).astype(np.float32)
+    labels, distances = assign(x, centers, device)
+    want_labels, want = reference.kmeans_assign(x, centers)
+    np.testing.assert_array_equal(labels, want_labels)
+    with np.errstate(over="ignore", under="ignore"):
+        np.testing.assert_allclose(distances, want.astype(np.float32), rtol=2**-22, atol=1e-44)
+
+
+def test_mixed_magnitudes(device, isa):
+    rng = np.random.default_rng(5)
+    x = (rng.standard_normal((100, 40)) * 10.0 ** rng.integers(-18, 18, (100, 1))).astype(np.float32)
+    centers = (rng.standard_normal((70, 40)) * 10.0 ** rng.integers(-18, 18, (70, 1))).astype(np.float32)
+    assert_equals_reference(x, centers, device)
+
+
+def test_rows_that_are_not_finite(device, isa):
+    rng = np.random.default_rng(6)
+    x = rng.standard_normal((50, 20), np.float32)
+    x[3, 5], x[10], x[20, 19], x[49, 0] = np.nan, np.nan, np.inf, -np.inf
+    centers = rng.standard_normal((9, 20), np.float32)
+    labels, distances = assign(x, centers, device)
+    bad = [3, 10, 20, 49]
+    assert (labels[bad] == -1).all()
+    assert np.isnan(distances[bad]).all()
+    assert_equals_reference(x, centers, device)
+
+
+def test_centers_that_are_not_finite(device, isa):
+    rng = np.random.default_rng(7)
+    x, centers = rng.standard_normal((50, 20), np.float32), rng.standard_normal((9, 20), np.float32)
+    centers[0, 0], centers[4] = np.nan, np.inf
+    assert not np.isin(assign(x, centers, device)[0], [0, 4]).any()
+    assert_equals_reference(x, centers, device)
+    labels, distances = assign(x, np.full((2, 20), np.nan, np.float32), device)
+    assert (labels == -1).all()
+    assert np.isnan(distances).all()
+
+
+def test_no_rows(device):
+    labels, distances = assign(np.empty((0, 5), np.float32), np.ones((2, 5), np.float32), device)
+    assert labels.shape == distances.shape == (0,)
+    assert (labels.dtype, distances.dtype) == (np.int32, np.float32)
+
+
+def test_strided_and_read_only():
+    rng = np.random.default_rng(8)
+    x, centers = rng.standard_normal((60, 40), np.float32), rng.standard_normal((40, 8), np.float32)
+    want = kmeans_assign(np.ascontiguousarray(x[::2, ::-1]), np.ascontiguousarray(centers.T))
+    x.flags.writeable = centers.flags.writeable = False
+    got = kmeans_assign(x[::2, ::-1], centers.T)
+    np.testing.assert_array_equal(got[0], want[0])
+    np.testing.assert_array_equal(got[1], want[1])
+
+
+def test_library_in_library_out():
+    x, centers = torch.randn(10, 4, requires_grad=True), torch.randn(3, 4)
+    labels, distances = kmeans_assign(x, centers)
+    assert (labels.dtype, distances.dtype) == (torch.int32, torch.float32)
+    out = np.empty(10, np.int32), np.empty(10, np.float32)
+    assert kmeans_assign(x.detach().numpy(), centers.numpy(), out=out)[0] is out[0]
+    np.testing.assert_array_equal(out[0], labels.numpy())
+
+
+def rechecked(x, centers):
+    return _C.kmeans_assign(x, centers, np.empty(len(x), np.int32), np.empty(len(x), np.float32))
+
+
+def test_only_rows_in_doubt_are_rechecked(isa):
+    rng = np.random.default_rng(9)
+    centers = rng.standard_normal((64, 112), np.float32)
+    x = centers[rng.integers(0, 64, 500)] + 0.1 * rng.standard_normal((500, 112), np.float32)
+    assert rechecked(x, centers) == 0
+    halfway = (centers[:32] + centers[32:]) / 2
+    assert rechecked(halfway.astype(np.float32), centers) > 16
+
+
+def test_same_result_on_any_number_of_threads():
+    code = (
+        "import numpy as np, rsprune, hashlib; r = np.random.default_rng(0);"
+        "a = rsprune.kmeans_assign(r.standard_normal((1000, 40), np.float32), r.standard_normal((90, 40), np.float32));"
+        "print(hashlib.sha256(a[0].tobytes() + a[1].tobytes()).hexdigest())"
+    )
+    seen = {
+        subprocess.run(
+            ["env", f"OMP_NUM_THREADS={n}", sys.executable, "-c", code], check=True, capture_output=True, text=True
+        ).stdout
+        for n in (1, 2, 5)
+    }
+    assert len(seen) == 1
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_exact_on_integer_grids(device, isa, data):
+    """Small integers make exact ties common, and float64 exact."""
+    n, k, dim = data.draw(st.integers(0, 40)), data.draw(st.integers(1, 70)), data.draw(st.integers(1, 40))
+    rng = np.random.default_rng(data.draw(st.integers(0, 2**32 - 1)))
+    top = data.draw(st.integers(1, 300))
+    dtype = data.draw(st.sampled_from([torch.float32, torch.float16, torch.bfloat16]))
+    x = torch.from_numpy(rng.integers(-top, top, (n, dim)).astype(np.float32)).to(dtype)
+    centers = rng.integers(-top, top, (k, dim)).astype(np.float32)
+    assert_equals_reference(x, centers, device)
