@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 from PIL import Image
+
 from rsprune import config
 from rsprune.filters import REASONS
 from rsprune.run import Run, write_array, write_atomic, write_json, write_table
@@ -119,7 +120,8 @@ def make_run(
     add("broken.png", None, -1, np.full(DIM, np.nan), "")
     listed = [{"path": str(root), "name": f"s{i}" if sources > 1 else ""} for i, root in enumerate(roots)]
     settings = config.settings({
-        "scan": {"sources": listed}, "select": {"keep": keep}, "cluster": {"reference": list(references)},
+        "scan": {"sources": listed}, "select": {"keep": keep, "near_duplicate": 0.98},
+        "cluster": {"reference": list(references)},
         "filter": {"entropy_drop": 0.3}, "seed": 3,
     })  # fmt: skip
     return write_run(folder / "run", settings, records, dtype="uint8", bands=3)
@@ -137,7 +139,8 @@ def make_window_run(
          "scores": {"entropy": 5.0, "nodata_fraction": 0.0, "autocorrelation": 0.9}}
         for i, w in enumerate(windows)
     ]  # fmt: skip
-    source = {"path": str(scene.parent), "tile": windows[0][2], "scale": [[0, 4096]] if dtype == "uint16" else None}
+    scale = [[0, 4096]] if dtype == "uint16" else None
+    source = {"path": str(scene.parent), "tile": windows[0][2], "scale": scale}
     settings = config.settings({"scan": {"sources": [source]}, "select": {"keep": 1.0}})
     return write_run(folder / "run", settings, records, dtype=dtype, bands=bands)
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 from contextlib import suppress
 
-import faults
 import numpy as np
 import pytest
-from image_files import encoded, only, refusal, source_of, texture, write_png, write_tiff
 from PIL import Image as Pillow
 
+import faults
+from image_files import encoded, only, refusal, source_of, texture, write_png, write_tiff
 from rsprune.errors import UnreadableImage
 from rsprune.sources.codecs import MAX_PIXELS
 

@@ -8,11 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import collection
 import numpy as np
 import pytest
 from PIL import Image
 
+import collection
 from rsprune.cli import main
 from rsprune.run import Run
 
@@ -48,7 +48,14 @@ def tif(path: Path, pixels: np.ndarray) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     h, w, c = pixels.shape
-    profile = {"driver": "GTiff", "width": w, "height": h, "count": c, "dtype": pixels.dtype, "crs": "EPSG:32618"}
+    profile = {
+        "driver": "GTiff",
+        "width": w,
+        "height": h,
+        "count": c,
+        "dtype": pixels.dtype,
+        "crs": "EPSG:32618",
+    }
     with rasterio.open(path, "w", transform=from_origin(440000, 4180000, 10, 10), **profile) as f:
         f.write(pixels.transpose(2, 0, 1))
 
@@ -67,7 +74,10 @@ def features(path: Path, n: int) -> Path:
         (["--keep", "0.1", "--n", "3"], "--keep, --prune and --n exclude each other: give one of them"),
         (["--stride", "32"], "--stride needs --tile: give the side of the windows as well"),
         (["--tile", "64", "--scale", "5,5"], "--scale needs LO < HI, got 5,5"),
-        (["--bands", "4,x"], "--bands is 'x': input should be a valid integer, unable to parse string as an integer"),
+        (
+            ["--bands", "4,x"],
+            "--bands is 'x': input should be a valid integer, unable to parse string as an integer",
+        ),
         (["--n-clusters", "50"], "--n-clusters is 50 but only 8 distinct images are eligible: give fewer"),
         (["--encoder", "nope"], "nope"),
         (["--device", "tpu"], "device is 'tpu': give auto, cpu, cuda or cuda:INDEX"),
@@ -79,7 +89,9 @@ def features(path: Path, n: int) -> Path:
 def test_wrong_arguments_get_one_sentence(rsprune, tmp_path, arguments, sentence):
     x = features(tmp_path / "x.npy", 9)
     given = ["--embeddings", x] if "--encoder" not in arguments else []
-    code, _, said = rsprune("run", images(tmp_path / "in", 9), "-o", tmp_path / "run", "-q", *given, *arguments)
+    code, _, said = rsprune(
+        "run", images(tmp_path / "in", 9), "-o", tmp_path / "run", "-q", *given, *arguments
+    )
     assert code == 2
     assert said.startswith("rsprune: ")
     assert sentence in said
@@ -109,10 +121,12 @@ def test_a_small_input_works(rsprune, tmp_path, n):
     assert (facts["images"], facts["kept"]) == (n, 1)
 
 
-@pytest.mark.parametrize(("dtype", "bands"), [(np.uint8, 1), (np.uint16, 3), (np.float32, 4), (np.uint16, 13)])
+@pytest.mark.parametrize(
+    ("dtype", "bands"), [(np.uint8, 1), (np.uint16, 3), (np.float32, 4), (np.uint16, 13)]
+)
 def test_depths_and_bands(rsprune, tmp_path, dtype, bands):
     root = images(tmp_path / "in", 12, dtype=dtype, bands=bands)
-    code, out, said = rsprune("run", root, "-o", tmp_path / "run", "--n", 3, "--workers", 1)
+    code, _, said = rsprune("run", root, "-o", tmp_path / "run", "--n", 3, "--workers", 1)
     assert code == 0, said
     assert ("without --scale, so it was estimated on 12 images" in said) == (dtype != np.uint8)
     assert len(Run.open(tmp_path / "run").kept_ids) == 3
@@ -122,15 +136,44 @@ def test_a_scene_is_cut_into_windows(rsprune, tmp_path):
     rng = np.random.default_rng(0)
     scene = rng.integers(0, 3000, (20, 25, 4)).repeat(10, 0).repeat(10, 1).astype(np.uint16)
     tif(tmp_path / "in/scene.tif", scene)
-    line = ["run", tmp_path / "in", "-o", tmp_path / "run", "--tile", 64, "--bands", "3,2,1", "--scale", "0,3000"]
+    line = [
+        "run",
+        tmp_path / "in",
+        "-o",
+        tmp_path / "run",
+        "--tile",
+        64,
+        "--bands",
+        "3,2,1",
+        "--scale",
+        "0,3000",
+    ]
     code, _, said = rsprune(*line, "--n", 2, "-q", "--workers", 1)
     assert code == 0, said
     run = Run.open(tmp_path / "run")
     assert sorted(run.table("scan")["id"].to_pylist()) == sorted(
-        f"scene.tif#{x},{y},64,64" for x in (0, 64, 128) for y in (0, 64, 128) if x + 64 <= 250 and y + 64 <= 200
+        f"scene.tif#{x},{y},64,64"
+        for x in (0, 64, 128)
+        for y in (0, 64, 128)
+        if x + 64 <= 250 and y + 64 <= 200
     )
     assert run.json("radiometry.json")[0]["scale"] == [[0.0, 3000.0]]
     assert run.table("scan")["gsd"].to_pylist()[0] == pytest.approx(10)
+
+
+def test_several_sources_have_their_own_radiometry_and_ids(rsprune, tmp_path):
+    first, second = images(tmp_path / "a/tiles", 6), images(tmp_path / "b/tiles", 5, dtype=np.uint16)
+    line = ["--embeddings", features(tmp_path / "x.npy", 11), "-q", "--workers", 1, "-o", tmp_path / "run"]
+    code, _, said = rsprune("run", first, second, *line)
+    assert (code, said) == (2, "rsprune: two sources are called 'tiles': rename one with PATH=NAME\n")
+    code, _, said = rsprune("run", first, f"{second}=deep", *line)
+    assert code == 0, said
+    run = Run.open(tmp_path / "run")
+    assert run.table("scan")["id"].to_pylist() == [f"deep/{i:03d}.tif" for i in range(5)] + [
+        f"tiles/{i:03d}.png" for i in range(6)
+    ]
+    assert run.table("scan")["source"].to_pylist() == [1] * 5 + [0] * 6
+    assert [d["dtype"] for d in run.json("radiometry.json")] == ["uint8", "uint16"]
 
 
 def test_broken_files_are_recorded_and_too_many_stop_the_run(rsprune, tmp_path):
@@ -139,10 +182,9 @@ def test_broken_files_are_recorded_and_too_many_stop_the_run(rsprune, tmp_path):
     (root / "text.jpg").write_text("not an image")
     (root / "cut.png").write_bytes((root / "000.png").read_bytes()[:300])
     Image.new("1", (60_000, 60_000)).save(root / "bomb.png")
-    os.symlink(root, root / "loop")
+    (root / "loop").symlink_to(root)
     strange = os.fsencode(root) + b"/a \"b'\nc\xff.png"
-    with open(strange, "wb") as f:
-        f.write((root / "001.png").read_bytes())
+    Path(os.fsdecode(strange)).write_bytes((root / "001.png").read_bytes())
     x = features(tmp_path / "x.npy", len(list(root.iterdir())))
     line = ["run", root, "-o", tmp_path / "run", "-q", "--embeddings", x, "--workers", 1]
     code, _, said = rsprune(*line)
@@ -273,7 +315,20 @@ def test_info_names_what_is_missing(rsprune, monkeypatch):
 
 def test_help_fits_80_columns(rsprune, monkeypatch):
     monkeypatch.setenv("COLUMNS", "80")
-    for verb in ([], ["run"], ["scan"], ["score"], ["embed"], ["cluster"], ["select"], ["report"], ["export"], ["explain"], ["demo"], ["info"]):
+    for verb in (
+        [],
+        ["run"],
+        ["scan"],
+        ["score"],
+        ["embed"],
+        ["cluster"],
+        ["select"],
+        ["report"],
+        ["export"],
+        ["explain"],
+        ["demo"],
+        ["info"],
+    ):
         code, out, _ = rsprune(*verb, "--help")
         assert code == 0
         assert max(map(len, out.splitlines())) <= 80

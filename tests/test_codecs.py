@@ -6,9 +6,9 @@ import sys
 
 import numpy as np
 import pytest
-from image_files import encoded, only, refusal, source_of, texture, write_png, write_tiff
 from PIL import Image as Pillow
 
+from image_files import encoded, only, refusal, source_of, texture, write_png, write_tiff
 from rsprune.errors import ConfigError
 
 

@@ -267,6 +267,16 @@ def test_images_that_have_gone_are_counted_and_the_rest_is_there(tmp_path, forma
     assert len(tree(tmp_path / "out")) == 10 + 1
 
 
+def test_copy_of_an_image_that_has_gone_is_not_removed(tmp_path):
+    run = make_run(tmp_path)
+    export(run, tmp_path / "out", "copy")
+    first = tree(tmp_path / "out")
+    Path(ids.decode(kept(run)[0]["uri"])).unlink()
+    with pytest.raises(ConfigError, match="1 of 10 kept images could not be exported"):
+        export(run, tmp_path / "out", "copy")
+    assert tree(tmp_path / "out") == first
+
+
 def test_interrupted_export_can_be_repeated(tmp_path, monkeypatch):
     run = make_run(tmp_path)
     replace = Path.replace

@@ -3,7 +3,6 @@ from __future__ import annotations
 import base64
 import io
 import itertools
-import json
 import re
 import shutil
 from collections import Counter
@@ -333,6 +332,8 @@ def test_amount_shown_is_bounded(tmp_path, monkeypatch):
         "no json",
         "[]",
         '{"references": null}',
+        '{"references": {}, "joint": {}}',
+        '{"references": {"<b>": {"<b>": {"<b>": "<b>"}, "<i>": []}}, "joint": 3}',
         '{"references": [3, null, {}]}',
         '{"references": [{"name": "<b>", "nmi": null, "deep": {"a": [1, {"b": true}]}, "empty": []}]}',
     ],
@@ -345,12 +346,21 @@ def test_any_calibration_gives_a_page(tmp_path, calibration):
 
 def test_reference_benchmark_is_shown(tmp_path):
     run = make_run(tmp_path)
-    candidates = [{"encoder": "lite0", "nmi": 0.52341}, {"encoder": "other", "purity": 0.9, "images": 1200}]
-    reference = {"name": "land use", "classes": 5, "counts": {"water": 424}, "candidates": candidates}
-    (run.path / "calibration.json").write_text(json.dumps({"references": [reference]}))
+    agreement = {
+        "at_classes": {"nmi": 0.52341, "clusters": 1200},
+        "at_granularity": {"nmi": None, "purity": 1.0},
+    }
+    calibration = {
+        "encoder": "lite0",
+        "references": {"land use": {"images": 900, "classes": ["a", "b"], **agreement}},
+        "joint": {"reached": False, **agreement},
+    }
+    write_json(run.path / "calibration.json", calibration)
     page = read(run)
-    assert page.table("encoder") == [["lite0", "0.523", "–", "–"], ["other", "–", "0.900", "1,200"]]
-    assert "classes 5 counts water 424" in page.text
+    rows = [["at classes", "0.523", "1,200", "–"], ["at granularity", "–", "–", "1.000"]]
+    assert [t[1:] for t in page.tables if t[0][0] == "clusters of the reference"] == [rows, rows]
+    assert "land use images 900 classes a, b" in page.text
+    assert "labels reached no" in page.text
 
 
 def test_charts_of_extreme_input():

@@ -10,10 +10,10 @@ import sys
 import time
 from pathlib import Path
 
-import collection
 import pyarrow.parquet as pq
 import pytest
 
+import collection
 import rsprune
 from rsprune.errors import ConfigError
 from rsprune.run import Run
@@ -35,13 +35,16 @@ main(sys.argv[2:])
 """
 WRITTEN = (
     "config.toml", "manifest/part-00003.parquet", "radiometry.json", ".stages/scan.json",
-    "scores/part-00002.parquet", "embeddings/sample-00001.npy", "transform.safetensors", "embeddings/part-00004.npy",
+    "scores/part-00002.parquet", "embeddings/sample-00001.npy", "transform.safetensors",
+    "embeddings/part-00004.npy",
     "references/sentinel2/embeddings/part-00002.npy", "calibration.json", "assignments/part-00002.parquet",
     "clusters.safetensors", "decisions.parquet", "kept.txt", ".stages/select.json", "report.html",
 )  # fmt: skip
 
 
-def command(*arguments: object, code: str = "from rsprune.cli import main; main()", **more) -> subprocess.CompletedProcess:
+def command(
+    *arguments: object, code: str = "from rsprune.cli import main; main()", **more
+) -> subprocess.CompletedProcess:
     line = [sys.executable, "-c", code, *map(str, arguments)]
     return subprocess.run(line, capture_output=True, text=True, timeout=300, **more)
 
@@ -61,19 +64,29 @@ def finished(images, tmp_path_factory) -> Run:
 
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
-    return {str(f): (f.stat().st_mtime_ns, f.stat().st_ino) for f in folder.rglob("*") if f.is_file() and f.name != ".lock"}
+    return {
+        str(f): (f.stat().st_mtime_ns, f.stat().st_ino)
+        for f in folder.rglob("*")
+        if f.is_file() and f.name != ".lock"
+    }
 
 
 def test_every_image_has_one_decision_and_the_faults_the_right_one(finished, images):
     decisions = finished.decisions.to_pylist()
-    assert sorted(d["id"] for d in decisions) == sorted(str(p.relative_to(images)) for p in images.rglob("*.png"))
+    assert sorted(d["id"] for d in decisions) == sorted(
+        str(p.relative_to(images)) for p in images.rglob("*.png")
+    )
     by_folder: dict[str, list[str]] = {}
     for d in decisions:
         by_folder.setdefault(d["id"].split("/")[0], []).append(d["reason"])
     assert by_folder["empty"] == ["nodata"] * collection.EMPTY
     assert by_folder["noise"] == ["noise"] * collection.NOISE
     assert by_folder["flat"] == ["low_entropy"] * collection.FLAT
-    both = [d["reason"] for d in decisions if d["id"].split("/")[0] in ("copies", "real") and int(Path(d["id"]).stem) < 6]
+    both = [
+        d["reason"]
+        for d in decisions
+        if d["id"].split("/")[0] in ("copies", "real") and int(Path(d["id"]).stem) < 6
+    ]
     assert both.count("exact_duplicate") + both.count("low_entropy") >= collection.COPIES
 
 
@@ -88,7 +101,13 @@ def test_the_budget_is_a_share_of_all_readable_images(finished):
 def test_the_reference_gives_scenes_and_a_benchmark(finished):
     scenes = set(finished.table("cluster")["scene"].to_pylist())
     assert {p.name for p in collection.TILES.iterdir() if p.is_dir()} & scenes
-    assert finished.json("calibration.json")["joint"]["classes"] == ["built", "coast", "crops", "water", "woody"]
+    assert finished.json("calibration.json")["joint"]["classes"] == [
+        "built",
+        "coast",
+        "crops",
+        "water",
+        "woody",
+    ]
 
 
 def test_the_page_is_there(finished):
@@ -146,7 +165,9 @@ def test_killed_in_every_stage(finished, images, tmp_path):
 def test_workers_do_not_outlive_a_killed_run(images, tmp_path):
     out = tmp_path / "run"
     line = [sys.executable, "-c", "from rsprune.cli import main; main()", "run", str(images), "-o", str(out)]
-    process = subprocess.Popen([*line, "--workers", "2", *SETTINGS], stderr=subprocess.DEVNULL, start_new_session=True)
+    process = subprocess.Popen(
+        [*line, "--workers", "2", *SETTINGS], stderr=subprocess.DEVNULL, start_new_session=True
+    )
     wait_for(lambda: list(out.glob("embeddings/*")))
     process.kill()
     process.wait()
@@ -195,7 +216,7 @@ def test_other_settings_are_refused_until_overwritten(finished, images, tmp_path
     import numpy as np
 
     np.save(x, np.random.default_rng(0).normal(size=(len(finished.decisions), 8)).astype(np.float32))
-    same = dict(keep=0.5, workers=1, settings={"embed": {"embeddings": str(x)}})
+    same = {"keep": 0.5, "workers": 1, "settings": {"embed": {"embeddings": str(x)}}}
     rsprune.prune(images, out, **same)
     other = {**same["settings"], "score": {"patch": 16}}
     with pytest.raises(ConfigError, match="stage 'score' for other settings"):

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from image_files import texture
 
+from image_files import texture
 from rsprune.radiometry import Radiometry
 from rsprune.reference import patch_entropy
 from rsprune.scores import SCORES, content_hash, score, score_batch

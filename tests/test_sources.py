@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
-import faults
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from image_files import encoded, only, source_of, texture, write_png, write_tiff
 
+import faults
+from image_files import encoded, only, source_of, texture, write_png, write_tiff
 from rsprune.config import SourceConfig
 from rsprune.errors import ConfigError, UnreadableImage
 from rsprune.sources import harmonise, ids, open_source

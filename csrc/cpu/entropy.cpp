@@ -7,6 +7,7 @@
 #include <limits>
 #include <vector>
 
+#include "cpu/aligned.h"
 #include "cpu/entropy_kernel.h"
 
 namespace rsprune {
@@ -35,7 +36,7 @@ float bits(int64_t n, uint64_t sum) {
 }
 
 struct Scratch {
-  std::vector<uint32_t> counts;
+  AlignedBuffer<uint8_t> counts;
   std::vector<uint64_t> sum;
   std::vector<uint8_t> bins;    // a row of patches, mapped to bins
   std::vector<uint8_t> pixels;  // a patch with only its valid pixels
@@ -53,8 +54,9 @@ struct PatchEntropy {
   Scratch make_scratch() const {
     const int64_t patch = std::min(shape.patch, std::max(shape.height, shape.width));
     const int64_t rows = std::min(patch, shape.height), cols = std::min(patch, shape.width);
-    return {std::vector<uint32_t>(shape.channels * kScratchPerChannel), std::vector<uint64_t>(shape.channels),
-            std::vector<uint8_t>(lut ? rows * shape.width * shape.channels : 0),
+    AlignedBuffer<uint8_t> counts(shape.channels * kScratchPerChannel);
+    std::fill_n(counts.get(), shape.channels * kScratchPerChannel, uint8_t{0});
+    return {std::move(counts), std::vector<uint64_t>(shape.channels), std::vector<uint8_t>(lut ? rows * shape.width * shape.channels : 0),
             std::vector<uint8_t>(valid ? rows * cols * shape.channels : 0)};
   }
 
@@ -99,9 +101,9 @@ struct PatchEntropy {
       int64_t counted = height * width;
       if (valid) {
         counted = gather(strip + x * channels, valid + first + x, height, width, s.pixels.data());
-        kernel.patch(s.pixels.data(), counted * channels, 1, counted, channels, s.counts.data(), s.sum.data());
+        kernel.patch(s.pixels.data(), counted * channels, 1, counted, channels, s.counts.get(), s.sum.data());
       } else {
-        kernel.patch(strip + x * channels, stride, height, width, channels, s.counts.data(), s.sum.data());
+        kernel.patch(strip + x * channels, stride, height, width, channels, s.counts.get(), s.sum.data());
       }
       for (int64_t c = 0; c < channels; ++c) to[c] = bits(counted, s.sum[c]);
     }

@@ -17,12 +17,12 @@ struct EntropyKernel {
   // Histograms of one patch, all channels at once, and their sums of T.
   //   pixels [height, width, channels] uint8, rows row_stride bytes apart
   //   -> sum [channels]: sum over bins of T[count]
-  // scratch: kScratchPerChannel counters a channel, all zero on entry and on return.
+  // scratch: kScratchPerChannel bytes a channel, on a cache line boundary, all zero on entry and on return.
   void (*patch)(const uint8_t* pixels, int64_t row_stride, int64_t height, int64_t width, int64_t channels,
-                uint32_t* scratch, uint64_t* sum);
+                uint8_t* scratch, uint64_t* sum);
 };
 
-constexpr int64_t kScratchPerChannel = 4 * kBins;
+constexpr int64_t kScratchPerChannel = 16 * kBins;
 
 extern const EntropyKernel kEntropyPortable, kEntropyAvx2, kEntropyAvx512;
 

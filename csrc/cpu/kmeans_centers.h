@@ -1,27 +1,13 @@
 // The centres as the assignment kernels want them, and what the error bound needs to know of them.
 #pragma once
-#include <cstdlib>
-#include <memory>
-#include <new>
 #include <vector>
 
+#include "cpu/aligned.h"
 #include "cpu/kmeans_kernel.h"
 
 namespace rsprune {
 
-// Uninitialised floats on a cache line boundary.
-class FloatBuffer {
- public:
-  explicit FloatBuffer(int64_t size = 0)
-      : data_(size ? new (std::align_val_t(64)) float[size] : nullptr) {}
-  float* get() const { return data_.get(); }
-
- private:
-  struct Free {
-    void operator()(float* p) const { ::operator delete[](p, std::align_val_t(64)); }
-  };
-  std::unique_ptr<float[], Free> data_;
-};
+using FloatBuffer = AlignedBuffer<float>;
 
 struct Centers {
   Centers(const float* center, AssignShape shape, const AssignKernel& kernel);

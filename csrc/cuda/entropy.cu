@@ -27,7 +27,7 @@ __global__ void __launch_bounds__(kThreads)
   __shared__ uint32_t table[kTable];  // T[c]: 2^32 is above 4096 log2 4096 2^16
   __shared__ uint64_t sums[kWarps];
   __shared__ uint32_t counts[kWarps];
-  const int bin = threadIdx.x, warp = threadIdx.x / 32;
+  const int bin = threadIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
   const int64_t area = min(s.patch, s.height) * min(s.patch, s.width);
   for (int64_t c = threadIdx.x; c < min(kTable, area + 1); c += kThreads) table[c] = static_cast<uint32_t>(term(c));
@@ -36,17 +36,20 @@ __global__ void __launch_bounds__(kThreads)
   const int64_t patches = s.images * rows * cols;
   for (int64_t p = blockIdx.x; p < patches; p += gridDim.x) {
     const int64_t n = p / (rows * cols), y = p / cols % rows * s.patch, x = p % cols * s.patch;
-    const int64_t height = min(s.patch, s.height - y), width = min(s.patch, s.width - x);
+    const int height = static_cast<int>(min(s.patch, s.height - y));
+    const int width = static_cast<int>(min(s.patch, s.width - x));
     const int64_t first = (n * s.height + y) * s.width + x;
-    for (int64_t c = 0; c < s.channels; ++c) {
+    for (int c = 0; c < s.channels; ++c) {
       const uint8_t* bins = lut ? lut + (s.lut_bands == 1 ? 0 : c * kValues) : nullptr;
       for (int i = 0; i < kCopies; ++i) histogram[i][bin] = 0;
       __syncthreads();
-      for (int64_t i = threadIdx.x; i < height * width; i += kThreads) {
-        const int64_t pixel = first + i / width * s.width + i % width;
-        if (valid && !valid[pixel]) continue;
-        const T value = image[pixel * s.channels + c];
-        atomicAdd(&histogram[warp % kCopies][bins ? bins[value] : value & 255], 1u);
+      for (int row = warp; row < height; row += kWarps) {
+        const int64_t pixel = first + row * s.width;
+        for (int i = lane; i < width; i += 32) {
+          if (valid && !valid[pixel + i]) continue;
+          const T value = image[(pixel + i) * s.channels + c];
+          atomicAdd(&histogram[warp % kCopies][bins ? bins[value] : value & 255], 1u);
+        }
       }
       __syncthreads();
 
@@ -57,7 +60,7 @@ __global__ void __launch_bounds__(kThreads)
         sum += __shfl_down_sync(~0u, sum, offset);
         count += __shfl_down_sync(~0u, count, offset);
       }
-      if (threadIdx.x % 32 == 0) sums[warp] = sum, counts[warp] = count;
+      if (lane == 0) sums[warp] = sum, counts[warp] = count;
       __syncthreads();
       if (threadIdx.x == 0) {
         uint64_t total = 0;

@@ -44,5 +44,8 @@ def format_about(facts: dict[str, Any]) -> str:
         f"CUDA: {cuda}",
     ]
     for extra, found in facts["extras"].items():
-        lines.append(f"{extra}: " + ("installed" if found else f"missing, install with: pip install 'rsprune[{extra}]'"))
+        lines.append(
+            f"{extra}: "
+            + ("installed" if found else f"missing, install with: pip install 'rsprune[{extra}]'")
+        )
     return "\n".join(lines)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from rsprune import config, engine
@@ -61,7 +60,13 @@ def prune(
     if references := _paths(reference):
         values.setdefault("cluster", {})["reference"] = [config.absolute(r) for r in references]
     wanted = config.settings({**values, "seed": seed})
-    job = Job(Run(out), wanted, workers=check_workers(workers), device=engine.choose_device(device), overwrite=overwrite)
+    job = Job(
+        Run(out),
+        wanted,
+        workers=check_workers(workers),
+        device=engine.choose_device(device),
+        overwrite=overwrite,
+    )
     with job.run.lock():
         run_all(job)
     return job.run

@@ -71,7 +71,7 @@ def entropy_histogram(
                 axis.set_title(_short(name), loc="left", fontsize=11, color=INK, pad=2)
         axes[-1].set_xlim(edges[0], edges[-1])
         axes[-1].set_xlabel("patch entropy, bits", fontsize=11)
-        axes[-1].xaxis.set_major_locator(MaxNLocator(7))
+        axes[-1].xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
 
     return _svg(draw, height=150 if len(panels) < 2 else 40 + 84 * len(panels), alt=alt)
 
@@ -96,7 +96,7 @@ def scene_shares(scenes: Sequence[tuple[str, float, float]], *, alt: str) -> str
         axis.set_ylim(len(scenes) - 0.4, -0.6)
         axis.set_xlim(0, 1.04 * max((max(b, a) for _, b, a in scenes), default=1))
         axis.tick_params(axis="y", pad=9)
-        axis.xaxis.set_major_locator(MaxNLocator(4))
+        axis.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
         axis.xaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g} %"))
         axis.grid(axis="x", color=RULE, linewidth=0.5)
         axis.set_axisbelow(True)

@@ -45,14 +45,21 @@ SECTIONS: dict[str, type] = {
 }
 AS_TEXT = {"bands": str, "n_clusters": str, "scale": list[str], "reference": list[str]}  # parsed by config
 
-Data = Annotated[list[str] | None, typer.Argument(help="Folders or scenes, as PATH or PATH=NAME.", show_default=False)]
+Data = Annotated[
+    list[str] | None, typer.Argument(help="Folders or scenes, as PATH or PATH=NAME.", show_default=False)
+]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.", show_default=False)]
-Out = Annotated[Path, typer.Option("-o", "--out", help="The run folder to make or to continue.", show_default=False)]
+Out = Annotated[
+    Path, typer.Option("-o", "--out", help="The run folder to make or to continue.", show_default=False)
+]
 COMMON: dict[str, tuple[Any, Any]] = {
     "seed": (int | None, typer.Option(help="The same seed gives the same images.")),
     "workers": (int | None, typer.Option(help="Processes; one per core if not given.")),
     "device": (str, typer.Option(help="auto, cpu or cuda[:i].")),
-    "config_file": (Path | None, typer.Option("--config", help="TOML file with settings; options win over it.")),
+    "config_file": (
+        Path | None,
+        typer.Option("--config", help="TOML file with settings; options win over it."),
+    ),
     "overwrite": (bool, typer.Option("--overwrite", help="Throw away results of other settings.")),
     "as_json": (bool, typer.Option("--json", help="Print the result as one line of JSON.")),
     "quiet": (bool, typer.Option("-q", "--quiet", help="No progress, no notices.")),
@@ -62,7 +69,7 @@ DEFAULTS = {"device": "auto", "overwrite": False, "as_json": False, "quiet": Fal
 
 
 def verb(*sections: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A command with the options of `sections`; the function gets its own arguments and, by keyword, `flags`."""
+    """A command with the options of `sections`; the function gets its own arguments and `flags`."""
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         hints = typing.get_type_hints(function, include_extras=True)
@@ -103,7 +110,9 @@ def _options(section: str) -> Iterator[inspect.Parameter]:
             continue
         default = "" if field.default in (None, (), False) else f" \\[{field.default}]"
         flag = f"--{name.replace('_', '-')}"
-        opt = typer.Option(flag, help=field.description + default, rich_help_panel=section.capitalize(), show_default=False)
+        opt = typer.Option(
+            flag, help=field.description + default, rich_help_panel=section.capitalize(), show_default=False
+        )
         yield _parameter(name, Annotated[AS_TEXT.get(name, field.annotation) | None, opt])
     if section == "select":
         help = "Share to drop: --prune 0.85 is --keep 0.15."
@@ -141,14 +150,17 @@ def _values(base: dict[str, Any], sources: list[dict[str, Any]], flags: dict[str
 def _job(
     path: Path, flags: dict[str, Any], sources: list[dict[str, Any]] | None = None
 ) -> Iterator[tuple[stages.Job, Terminal]]:
-    """The job that flags describe, with its run folder locked; without `sources`, with the settings of the run."""
+    """The job that flags describe, its run folder locked; without `sources` on the settings of the run."""
     terminal = Terminal(quiet=flags["quiet"] or flags["as_json"], as_json=flags["as_json"])
     base: dict[str, Any] = {}
     if sources is None:
         base = config.load_values(Run.open(path).config_path)
     if flags["config_file"]:
         extra = config.load_values(flags["config_file"])
-        base = {**base, **{k: {**base.get(k, {}), **v} if isinstance(v, dict) else v for k, v in extra.items()}}
+        base = {
+            **base,
+            **{k: {**base.get(k, {}), **v} if isinstance(v, dict) else v for k, v in extra.items()},
+        }
     settings = config.settings(_values(base, sources or [], flags))
     device = engine.choose_device(flags["device"])
     if flags["device"] == "auto":
@@ -239,11 +251,17 @@ def export(
 
     with _job(run, flags) as (job, terminal):
         result = export_kept(job.run, out, format)
-        terminal.result({"count": result.count, "path": str(result.path)}, f"{result.count:,} images: {result.path}")
+        terminal.result(
+            {"count": result.count, "path": str(result.path)}, f"{result.count:,} images: {result.path}"
+        )
 
 
 @verb()
-def explain(run: RunDir, id: Annotated[str, typer.Argument(metavar="ID", help="An image's id.")], flags: dict[str, Any]) -> None:
+def explain(
+    run: RunDir,
+    id: Annotated[str, typer.Argument(metavar="ID", help="An image's id.")],
+    flags: dict[str, Any],
+) -> None:
     """Why an image was kept or dropped."""
     from rsprune.explain import explain as explain_image
     from rsprune.explain import format_explanation
@@ -254,7 +272,9 @@ def explain(run: RunDir, id: Annotated[str, typer.Argument(metavar="ID", help="A
 
 @verb("cluster")
 def demo(
-    out: Annotated[Path, typer.Option("-o", "--out", help="The run folder.")] = Path("demo"), *, flags: dict[str, Any]
+    out: Annotated[Path, typer.Option("-o", "--out", help="The run folder.")] = Path("demo"),
+    *,
+    flags: dict[str, Any],
 ) -> None:
     """The whole of `run` on real imagery that is installed with 'rsprune[demo]'."""
     from rsprune.demo import prepare

@@ -151,7 +151,9 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
                 raise ValueError("init must be finite, got NaN or infinity")
             return centers
         wanted = self.n_clusters if self.init == "random" else _SEED_ROWS * self.n_clusters
-        rows = np.arange(len(x)) if wanted >= len(x) else np.sort(random.choice(len(x), wanted, replace=False))
+        rows = (
+            np.arange(len(x)) if wanted >= len(x) else np.sort(random.choice(len(x), wanted, replace=False))
+        )
         sample = x[rows].astype(np.float32)
         if self.init == "random":
             return random.permutation(sample)
@@ -162,7 +164,9 @@ def _to_host(x: Any) -> Any:
     """A PyTorch or CuPy array as NumPy, where that needs no copy between devices."""
     module = type(x).__module__.partition(".")[0]
     if module == "cupy" or (module == "torch" and x.device.type != "cpu"):
-        raise ValueError(f"X must be on the cpu, got {getattr(x, 'device', module)}; move it with .cpu() or .get()")
+        raise ValueError(
+            f"X must be on the cpu, got {getattr(x, 'device', module)}; move it with .cpu() or .get()"
+        )
     if module == "torch":
         x = x.detach()
         return (x.float() if str(x.dtype) == "torch.bfloat16" else x).numpy()

@@ -23,7 +23,11 @@ def default_workers() -> int:
 
 
 def choose_device(wanted: str) -> str:
-    """"cpu" or "cuda[:i]" for "auto", "cpu" or "cuda[:i]". Raises `ConfigError` where CUDA was asked for and cannot run."""
+    """The device to compute on; `wanted` is auto, cpu or cuda[:i].
+
+    Raises:
+      ConfigError: CUDA was asked for and cannot run.
+    """
     from rsprune import cuda_unavailable
 
     if wanted == "cpu":
@@ -51,7 +55,9 @@ def map_parts(function: Callable[[T], R], tasks: Sequence[T], workers: int) -> I
     from joblib import Parallel, delayed, parallel_config
 
     with parallel_config("loky", n_jobs=min(workers, len(tasks)), inner_max_num_threads=1):
-        yield from Parallel(return_as="generator")(delayed(_in_worker)(function, task, os.getpid()) for task in tasks)
+        yield from Parallel(return_as="generator")(
+            delayed(_in_worker)(function, task, os.getpid()) for task in tasks
+        )
 
 
 _watched: set[int] = set()

@@ -149,11 +149,11 @@ def _change(facts: dict[str, Any], select: SelectConfig) -> str | None:
     if reason == "nodata":
         if score["entropy"] is None:
             return "No setting keeps it, as it has no valid patch."
-        return f"{_COMPETE} with nodata_max = {_up(score['nodata_fraction'])} or more in [filter]."
+        return f"{_COMPETE} with --nodata-max {_up(score['nodata_fraction'])} or more."
     if reason == "noise":
-        return f"{_COMPETE} with autocorrelation_min = {_down(score['autocorrelation'])} or less in [filter]."
+        return f"{_COMPETE} with --autocorrelation-min {_down(score['autocorrelation'])} or less."
     if reason == "near_duplicate" and similarity is not None:
-        return f"{_COMPETE} with near_duplicate above {similarity:.4f} in [select]."
+        return f"{_COMPETE} with --near-duplicate {_up(similarity + 1e-5)} or more."
     if reason == "exact_duplicate":
         return "No setting keeps both, as they have the same pixels."
     if reason == "unreadable":
@@ -239,8 +239,8 @@ def _number(value: float | None) -> str:
 
 
 def _up(value: float) -> str:
-    return f"{math.ceil(value * 1000) / 1000:g}"
+    return f"{math.ceil(value * 10_000) / 10_000:g}"
 
 
 def _down(value: float) -> str:
-    return f"{math.floor(value * 1000) / 1000:g}"
+    return f"{math.floor(value * 10_000) / 10_000:g}"

@@ -3,27 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import json
 import os
 import shutil
 import stat
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-import numpy as np
 import pyarrow as pa
 
+from rsprune.crops import Crops
 from rsprune.errors import ConfigError, UnreadableImage
 from rsprune.run import Run, write_atomic, write_json, write_table
 from rsprune.sources import ids
-from rsprune.sources.bands import Selection
 from rsprune.sources.base import Window
-from rsprune.sources.codecs import PlainScene, Scene, decoding, open_scene
 
 MARKER = ".rsprune-export.json"
 SIDECARS = (".txt", ".json", ".caption", ".aux.xml", ".xml", ".tfw", ".pgw", ".jgw", ".prj")
@@ -66,7 +63,7 @@ def export(
     rows = kept.select(MANIFEST).to_pylist()
     if format == "symlink" and any(row["w"] is not None for row in rows):
         raise ConfigError("windows of scenes are no files to link to: export them with --format copy")
-    with _writing(out):
+    with _writing(out), closing(Crops()) as crops:
         folder = _Folder(out)
         if format == "list":
             folder.begin(["kept.txt", "kept.parquet"])
@@ -76,15 +73,16 @@ def export(
             folder.finish(["kept.txt", "kept.parquet"])
             return ExportResult(len(rows), out)
         failed: dict[str, str] = {}
-        files = _plan(rows, failed)
+        files = _plan(rows, crops, failed)
         folder.begin(files)
         for name, file in files.items():
             try:
-                folder.place(name, _writer(file, format))
+                folder.place(name, _writer(file, format, crops))
             except UnreadableImage as error:
                 if file.id is not None:
                     failed[file.id] = str(error)
-        folder.finish(n for n, f in files.items() if f.id not in failed)
+        if not failed:  # else what an earlier export has of an image that is gone now may be the last copy
+            folder.finish(files)
     if failed:
         first = next(row["id"] for row in rows if row["id"] in failed)
         raise ConfigError(
@@ -111,7 +109,7 @@ def _kept(run: Run) -> pa.Table:
 # Names ----------------------------------------------------------------------------------------------------
 
 
-def _plan(rows: Sequence[Mapping[str, Any]], failed: dict[str, str]) -> dict[str, _File]:
+def _plan(rows: Sequence[Mapping[str, Any]], crops: Crops, failed: dict[str, str]) -> dict[str, _File]:
     """Files to write by their path in the export, those of one scene together; adds to `failed` by id."""
     files: dict[str, _File] = {}
     # Sorted, so that of two ids that ask for one name always the same one gets it.
@@ -119,7 +117,7 @@ def _plan(rows: Sequence[Mapping[str, Any]], failed: dict[str, str]) -> dict[str
         source = ids.decode(row["uri"])
         window = None if row["w"] is None else Window(row["x"], row["y"], row["w"], row["h"])
         try:
-            name = next(n for n in _names(row["id"], source, window) if n not in files)
+            name = next(n for n in _names(row["id"], source, window, crops) if n not in files)
         except UnreadableImage as error:
             failed[row["id"]] = str(error)
             continue
@@ -130,13 +128,13 @@ def _plan(rows: Sequence[Mapping[str, Any]], failed: dict[str, str]) -> dict[str
     return files
 
 
-def _names(id: str, source: str, window: Window | None) -> Iterator[str]:
+def _names(id: str, source: str, window: Window | None, crops: Crops) -> Iterator[str]:
     """Endless paths in the export that an id may have, the wanted one first. Raises `UnreadableImage`."""
     path = id if window is None else id.rpartition("#")[0]
     parts = path.split("/")
     if any(part in ("", ".", "..") for part in parts):
         raise UnreadableImage("has an id that would leave the folder")
-    ending = "" if window is None else "_{}_{}_{}_{}".format(*window) + _crop_suffix(source)
+    ending = "" if window is None else "_{}_{}_{}_{}".format(*window) + crops.suffix(source)
     readable = "/".join(_readable(part) for part in parts)
     if window is not None:
         yield str(PurePosixPath(readable).with_suffix("")) + ending
@@ -178,10 +176,10 @@ def _listing(folder: str) -> dict[str, list[str]]:
 # Contents -------------------------------------------------------------------------------------------------
 
 
-def _writer(file: _File, format: str) -> Callable[[Path], None]:
+def _writer(file: _File, format: str, crops: Crops) -> Callable[[Path], None]:
     """Writes one file of the export. Raises `UnreadableImage` where its source is not there any more."""
     if file.window is not None:
-        data = _crop(file.source, file.window)
+        data = crops.read(file.source, file.window)
 
         def write(target: Path) -> None:
             target.write_bytes(data)
@@ -206,67 +204,6 @@ def _writer(file: _File, format: str) -> Callable[[Path], None]:
         os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
 
     return copy
-
-
-@lru_cache(maxsize=1)
-def _scene(path: str) -> Scene:
-    return open_scene(path)
-
-
-def _crop_suffix(path: str) -> str:
-    return ".png" if isinstance(_scene(path), PlainScene) else ".tif"
-
-
-def _crop(path: str, window: Window) -> bytes:
-    """A window as a file of its own, with the pixel values of its scene. Raises `UnreadableImage`."""
-    scene = _scene(path)
-    if not isinstance(scene, PlainScene):
-        with decoding("cannot be read"):
-            return _crop_raster(path, window)
-    from PIL import Image
-
-    image = scene.read(window, Selection())
-    pixels = image.pixels
-    if image.valid is not None and pixels.dtype == np.uint8:
-        pixels = np.dstack([pixels, image.valid.astype(np.uint8) * 255])
-    png = io.BytesIO()
-    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(png, "PNG")
-    return png.getvalue()
-
-
-def _crop_raster(path: str, window: Window) -> bytes:
-    import rasterio
-    from rasterio.enums import ColorInterp, MaskFlags
-    from rasterio.errors import NotGeoreferencedWarning
-    from rasterio.io import MemoryFile
-
-    part = rasterio.windows.Window(*window)
-    with contextlib.ExitStack() as stack, warnings.catch_warnings():
-        warnings.simplefilter("ignore", NotGeoreferencedWarning)
-        stack.enter_context(rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True))
-        # GDAL takes names in UTF-8 only.
-        file: Any = path if path.isprintable() else stack.enter_context(Path(path).open("rb"))
-        scene = stack.enter_context(rasterio.open(file))
-        profile = {
-            "driver": "GTiff", "compress": "deflate", "width": window.w, "height": window.h,
-            "count": scene.count, "dtype": scene.dtypes[0], "nodata": scene.nodata, "crs": scene.crs,
-        }  # fmt: skip
-        if not scene.transform.is_identity:
-            profile["transform"] = scene.window_transform(part)
-        memory = stack.enter_context(MemoryFile())
-        with memory.open(**profile) as crop:
-            crop.colorinterp = scene.colorinterp
-            if scene.colorinterp[0] == ColorInterp.palette:
-                crop.write_colormap(1, scene.colormap(1))
-            crop.write(scene.read(window=part))
-            if (
-                MaskFlags.per_dataset in scene.mask_flag_enums[0]
-                and MaskFlags.alpha not in scene.mask_flag_enums[0]
-            ):
-                crop.write_mask(scene.read_masks(1, window=part))
-            crop.descriptions, crop.scales, crop.offsets = scene.descriptions, scene.scales, scene.offsets
-            crop.update_tags(**scene.tags())
-        return memory.read()
 
 
 # The folder -----------------------------------------------------------------------------------------------
@@ -341,11 +278,10 @@ class _Folder:
 
 @contextlib.contextmanager
 def _writing(out: Path) -> Iterator[None]:
-    """Says where, when the file system refuses something, and closes the last scene in the end."""
+    """Says where, when the file system refuses something."""
     try:
         yield
     except OSError as error:
         raise ConfigError(f"cannot write to {out}: {error.strerror or error}") from error
     finally:
-        _scene.cache_clear()
         _listing.cache_clear()

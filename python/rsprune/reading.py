@@ -15,7 +15,17 @@ from rsprune.run import Run
 from rsprune.sources import harmonise, open_source
 from rsprune.sources.base import Image, Item, Source, Window
 
-COLUMNS = ["id", "uri", "source", "x", "y", "w", "h", "status", "error"]  # of the manifest, as `Reader` needs them
+COLUMNS = [
+    "id",
+    "uri",
+    "source",
+    "x",
+    "y",
+    "w",
+    "h",
+    "status",
+    "error",
+]  # of the manifest, as `Reader` needs them
 
 
 class Reader:
@@ -34,7 +44,8 @@ class Reader:
         image = self.sources[row["source"]].read(item_of(row))
         if image.pixels.dtype.name != declared["dtype"]:
             raise UnreadableImage(
-                f"is {image.pixels.dtype.name} where its source is {declared['dtype']}; put it into a source of its own"
+                f"is {image.pixels.dtype.name} where its source is {declared['dtype']}; "
+                "put it into a source of its own"
             )
         return harmonise(image, declared["bands"])
 

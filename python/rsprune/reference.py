@@ -45,7 +45,9 @@ def kmeans_assign(x: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, np.nd
     return labels, distances
 
 
-def scale_pairs(scale: Sequence[float] | Sequence[Sequence[float]], bands: int) -> tuple[tuple[float, float], ...]:
+def scale_pairs(
+    scale: Sequence[float] | Sequence[Sequence[float]], bands: int
+) -> tuple[tuple[float, float], ...]:
     """One `(lo, hi)` for all bands, or one for each, as a tuple of pairs.
 
     Raises:

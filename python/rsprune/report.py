@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from rsprune import charts
 from rsprune.explain import DECIDED_BY_ENTROPY
 from rsprune.filters import REASONS
 from rsprune.run import STAGES, Run, write_atomic
@@ -137,6 +136,8 @@ def _threshold(run: Run, columns: Mapping[str, np.ndarray]) -> float | None:
 
 
 def _entropy(run: Run, columns: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
+    from rsprune import charts  # brings matplotlib, which no other stage should wait for
+
     readable = np.isfinite(columns["entropy"])
     if not readable.any():
         return None
@@ -172,6 +173,8 @@ def _scenes(columns: Mapping[str, np.ndarray]) -> list[tuple[str, int, int]]:
 
 
 def _scene_section(scenes: Sequence[tuple[str, int, int]]) -> dict[str, Any] | None:
+    from rsprune import charts
+
     if not scenes:
         return None
     n_before, n_after = (max(1, sum(s[i] for s in scenes)) for i in (1, 2))
@@ -241,11 +244,7 @@ def _notes(run: Run, columns: Mapping[str, np.ndarray], reasons: Counter[str], n
 def _settings(run: Run, columns: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
     s = run.settings
     readable = int(columns["readable"].sum())
-    asked = (
-        ""
-        if s.select.n is not None
-        else f"{0.15 if s.select.keep is None else s.select.keep:g} of the readable, "
-    )
+    asked = "" if s.select.keep is None else f"{s.select.keep:g} of the readable, "
     threshold = _threshold(run, columns)
     if s.filter.entropy_min is not None:
         rule = "threshold given"
@@ -255,6 +254,7 @@ def _settings(run: Run, columns: Mapping[str, np.ndarray]) -> list[tuple[str, st
         rule = f"lowest {100 * s.filter.entropy_drop:.3g} % dropped"
     automatic = s.cluster.n_clusters is None
     uniform = s.select.alpha == s.select.beta == 0
+    close = s.select.near_duplicate
     return [
         ("seed", str(s.seed)),
         ("budget", f"{asked}{s.select.budget(readable):,} images; {int(columns['kept'].sum()):,} kept"),
@@ -265,7 +265,7 @@ def _settings(run: Run, columns: Mapping[str, np.ndarray]) -> list[tuple[str, st
         ("encoder", "given embeddings" if s.embed.embeddings else s.embed.encoder),
         ("reference", ", ".join(Path(r).name for r in s.cluster.reference) or "none"),
         ("clusters", "number chosen automatically" if automatic else f"{s.cluster.n_clusters:,} asked for"),
-        ("near duplicate", f"cosine of {s.select.near_duplicate:g} or more"),
+        ("near duplicate", f"cosine of {close:g} or more" if close <= 1 else "not looked for"),
         (
             "seats",
             "uniform over clusters" if uniform else f"size^{s.select.alpha:g} · spread^{s.select.beta:g}",
@@ -293,27 +293,31 @@ def _sources(run: Run) -> list[dict[str, str]]:
 
 
 def _benchmark(run: Run) -> list[dict[str, Any]]:
-    """The reference benchmark, whatever it holds: facts and tables per reference."""
+    """The reference benchmark, whatever it holds: a title, facts and a table per reference."""
     try:
-        references = run.json("calibration.json").get("references", [])
+        calibration = run.json("calibration.json")
+        references = calibration.get("references") or {}
     except (OSError, ValueError, AttributeError):
         return []
-    benchmark = []
-    for i, reference in enumerate(references if isinstance(references, list) else []):
-        if not isinstance(reference, dict):
-            continue
-        title = str(reference.get("name") or reference.get("path") or f"reference {i + 1}")
-        facts, tables = [], []
-        for key, value in reference.items():
-            if isinstance(value, list) and value and all(isinstance(v, dict) for v in value):
-                heads = list(dict.fromkeys(chain(*value)))
-                tables.append(
-                    {"title": key, "heads": heads, "rows": [[_plain(v.get(h)) for h in heads] for v in value]}
-                )
-            elif key != "name":
-                facts.append((key, _plain(value)))
-        benchmark.append({"title": title, "facts": facts, "tables": tables})
-    return benchmark
+    if not isinstance(references, dict):
+        references = {str(r.get("name", i)): r for i, r in enumerate(references, 1) if isinstance(r, dict)}
+    joint = " and ".join(Path(r).name for r in run.settings.cluster.reference) or "all references"
+    records = {**references, joint: calibration.get("joint")}
+    return [{"title": k, **_record(v)} for k, v in records.items() if isinstance(v, dict) and v]
+
+
+def _record(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Facts of one reference; what has the same keys more than once becomes a table."""
+    parts = {k: v for k, v in record.items() if isinstance(v, dict)}
+    for k, v in record.items():
+        if isinstance(v, list) and v and all(isinstance(part, dict) for part in v):
+            parts |= {f"{k} {i}": part for i, part in enumerate(v, 1)}
+    heads = list(dict.fromkeys(chain(*parts.values())))
+    return {
+        "facts": [(k, _plain(v)) for k, v in record.items() if k not in parts and f"{k} 1" not in parts],
+        "heads": heads,
+        "rows": [(name, [_plain(part.get(head)) for head in heads]) for name, part in parts.items()],
+    }
 
 
 def _plain(value: Any) -> str:

@@ -1,7 +1,7 @@
 """The run folder: where stages keep their parts, how they resume, and what is remembered about them.
 
-A stage notes its fingerprint (its settings and those of every stage before it) before it writes its first part.
-So a part that lies there belongs to that fingerprint, and an interrupted stage repeats only what is missing.
+A stage notes its fingerprint (its settings and those of every stage before it) before it writes its first
+part. So a part that lies there belongs to that fingerprint, and an interrupted stage repeats only what is missing.
 """
 
 from __future__ import annotations
@@ -56,7 +56,9 @@ class Run:
         """An existing run folder. Raises `ConfigError` where there is none."""
         run = cls(path)
         if not run.config_path.is_file():
-            raise ConfigError(f"{run.path} is not a run folder: it has no config.toml (make one with 'rsprune run')")
+            raise ConfigError(
+                f"{run.path} is not a run folder: it has no config.toml (make one with 'rsprune run')"
+            )
         return run
 
     # What was computed ------------------------------------------------------------------------------------
@@ -159,7 +161,10 @@ class Run:
         if name in FOLDERS:
             (self.path / FOLDERS[name]).mkdir(exist_ok=True)
         yield True
-        for abandoned in (*self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")):  # by a process that was killed
+        for abandoned in (
+            *self.path.glob(".*.tmp"),
+            *self.path.glob("*/.*.tmp"),
+        ):  # by a process that was killed
             abandoned.unlink(missing_ok=True)
         self._mark(name, fingerprint, complete=True)
         self.note(stage=name, started=started.isoformat(), seconds=round(time.perf_counter() - clock, 3))
@@ -175,7 +180,9 @@ class Run:
 
     def _mark(self, stage: str, fingerprint: str, *, complete: bool) -> None:
         (self.path / ".stages").mkdir(exist_ok=True)
-        write_json(self.path / ".stages" / f"{stage}.json", {"fingerprint": fingerprint, "complete": complete})
+        write_json(
+            self.path / ".stages" / f"{stage}.json", {"fingerprint": fingerprint, "complete": complete}
+        )
 
     def _forget_from(self, first: str) -> None:
         # Markers go last to first and before the files: a crash here leaves a stage that is simply not there.
@@ -204,7 +211,7 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the folder for this process. Raises `ConfigError` with the holder where another one has it."""
+        """Holds the folder for this process. Raises `ConfigError` that names the holder."""
         import fcntl
 
         try:
@@ -219,7 +226,9 @@ class Run:
                     raise
                 f.seek(0)
                 holder = f.read().strip() or "another process"
-                raise ConfigError(f"{self.path} is in use by {holder}: wait for it or choose another folder") from None
+                raise ConfigError(
+                    f"{self.path} is in use by {holder}: wait for it or choose another folder"
+                ) from None
             f.truncate(0)
             f.write(f"process {os.getpid()} on {socket.gethostname()}")
             f.flush()

@@ -184,7 +184,7 @@ def select(
     alpha: float = 0.0,
     beta: float = 0.0,
     rank: str = "herding",
-    near_duplicate: float = 0.98,
+    near_duplicate: float = 0.95,
     seed: int = 0,
 ) -> Any:
     """Chooses images from their embeddings, uniformly over clusters and representative inside them.

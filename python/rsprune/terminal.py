@@ -8,11 +8,18 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
-from rsprune.run import STAGES, Run
 from rsprune.filters import REASONS
+from rsprune.run import STAGES, Run
 
 LINE_EVERY = 10.0  # seconds between progress lines where the output is not a terminal
 
@@ -34,7 +41,12 @@ class Terminal:
         if self.quiet:
             yield from results
         elif self.err.is_terminal:
-            columns = (TextColumn("{task.description:<15}"), BarColumn(), MofNCompleteColumn(), TextColumn("parts"))
+            columns = (
+                TextColumn("{task.description:<15}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TextColumn("parts"),
+            )
             with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.err) as bar:
                 yield from bar.track(results, total=total, description=description)
         else:
@@ -77,7 +89,6 @@ class Terminal:
         if "report" in facts:
             self.out.print(f"report: {facts['report']}", markup=False)
 
-
     def finished(self, stage: str, run: Run) -> None:
         """One line about a stage that has been run alone."""
         facts = {"run": str(run.path), "stage": stage, "seconds": seconds_per_stage(run).get(stage, 0.0)}
@@ -108,7 +119,9 @@ def summarise(run: Run) -> dict[str, Any]:
         "reasons": reasons,
         "scenes": dict(sorted(scenes.items(), key=lambda s: -s[1][0])),
         "seconds": seconds_per_stage(run),
-        "budget": {"keep": n / readable, "prune": 1 - n / readable, "n": n} if readable else {"keep": 0, "prune": 1, "n": 0},
+        "budget": {"keep": n / readable, "prune": 1 - n / readable, "n": n}
+        if readable
+        else {"keep": 0, "prune": 1, "n": 0},
     }
     if run.complete("report"):
         facts["report"] = str(run.report_path)

@@ -11,8 +11,15 @@ from rsprune.stages.score import score_images
 from rsprune.stages.select import select_images
 
 __all__ = [
-    "Job", "cluster_images", "embed_images", "run_all", "scan_images", "score_images", "select_images", "write_page",
-]  # fmt: skip
+    "Job",
+    "cluster_images",
+    "embed_images",
+    "run_all",
+    "scan_images",
+    "score_images",
+    "select_images",
+    "write_page",
+]
 
 
 def run_all(job: Job) -> None:

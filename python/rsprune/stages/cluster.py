@@ -1,4 +1,4 @@
-"""Cluster: scene tags from the labelled reference, k-means on a sample that gives every scene its share, labels for all."""
+"""Cluster: scene tags from the labelled reference, k-means on a sample with all scenes, labels for all."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from rsprune.config import FilterConfig
 from rsprune.errors import ConfigError
 from rsprune.filters import eligibility
 from rsprune.ops import kmeans_assign
-from rsprune.stages.references import PreparedReference, prepare_references
 from rsprune.rows import content_key, finite_rows, unique_rows
 from rsprune.run import Run, write_atomic, write_json, write_table
 from rsprune.scenes import (
@@ -32,6 +31,7 @@ from rsprune.scenes import (
     tag,
 )
 from rsprune.stages.job import Job
+from rsprune.stages.references import PreparedReference, prepare_references
 
 SCORE_COLUMNS = ("entropy", "nodata_fraction", "autocorrelation")
 SCHEMA = pa.schema(
@@ -84,7 +84,9 @@ def _cluster(job: Job, references: list[PreparedReference]) -> None:
     k = _n_clusters(job, granularity, tags, unique_rows(keys, candidates))
     fit = stratified_sample(tags.scene, k * settings.fit_per_cluster, keys, candidates)
     sample = pool.x[fit].astype(np.float32)
-    with warnings.catch_warnings():  # images may differ and yet have equal embeddings, which leaves clusters empty
+    with (
+        warnings.catch_warnings()
+    ):  # images may differ and yet have equal embeddings, which leaves clusters empty
         warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = KMeans(n_clusters=k, max_iter=settings.max_iter, random_state=seed % 2**32).fit(sample)
     centers = np.asarray(fitted.cluster_centers_, np.float32)
@@ -120,7 +122,9 @@ def _scenes(
         rows = np.flatnonzero(candidates)
         prototypes = pseudo_scenes(x[rows], job.settings.cluster.pseudo_scenes, keys[rows], seed)
         granularity = PSEUDO_GRANULARITY
-        job.say(f"no reference given: {len(prototypes.names)} pseudo-scenes from a small k-means take its place")
+        job.say(
+            f"no reference given: {len(prototypes.names)} pseudo-scenes from a small k-means take its place"
+        )
     benchmark["granularity"] = granularity
     write_json(job.run.path / "calibration.json", benchmark)
     return prototypes, granularity
@@ -133,12 +137,14 @@ def _n_clusters(job: Job, granularity: int, tags: SceneTags, distinct: np.ndarra
         present = len(np.unique(tags.scene[distinct]))
         return pool_clusters(granularity, present, len(distinct))
     if wanted > len(distinct):
-        raise ConfigError(f"--n-clusters is {wanted} but only {len(distinct)} distinct images are eligible: give fewer")
+        raise ConfigError(
+            f"--n-clusters is {wanted} but only {len(distinct)} distinct images are eligible: give fewer"
+        )
     return wanted
 
 
 def _assign(x: np.ndarray, centers: np.ndarray, device: str) -> tuple[np.ndarray, np.ndarray]:
-    """Nearest centre int32 [N] and squared distance float32 [N] of every row; -1 and NaN without an embedding."""
+    """Nearest centre int32 [N] and squared distance float32 [N]; -1 and NaN without an embedding."""
     if device == "cpu":
         return kmeans_assign(x, centers)
     import torch

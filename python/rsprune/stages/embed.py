@@ -1,11 +1,12 @@
 """Embed: features of every image, standardised and of unit length, written once as float16.
 
-Mean and scale come from a sample of the pool. The sample is encoded first and its features are set aside, so that no
-image is encoded twice.
+Mean and scale come from a sample of the pool. The sample is encoded first and its features are set aside, so
+that no image is encoded twice.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import asdict
 from functools import lru_cache
@@ -19,8 +20,8 @@ from rsprune.embedding import Transform
 from rsprune.encoders import Encoder, load_encoder
 from rsprune.encoders.precomputed import load_embeddings
 from rsprune.errors import ConfigError, UnreadableImage
-from rsprune.rows import content_key
 from rsprune.reading import Reader, rows
+from rsprune.rows import content_key
 from rsprune.run import Run, write_array
 from rsprune.stages.job import Job
 
@@ -35,13 +36,17 @@ def embed_images(job: Job, transform: Transform | None = None) -> None:
     if settings.embeddings:
         stands_on.append(_identity(Path(settings.embeddings)))
     if transform:
-        stands_on.append([transform.encoder, transform.weight_hash, transform.mean.tolist(), transform.scale.tolist()])
+        stands_on.append(
+            [transform.encoder, transform.weight_hash, transform.mean.tolist(), transform.scale.tolist()]
+        )
     with job.stage("embed", asdict(settings), job.settings.seed, *stands_on) as todo:
         if not todo:
             return
         if transform:
             transform.save(run.path / TRANSFORM)
-        sample = np.zeros(0, np.int64) if transform else _sample(run, settings.transform_sample, job.settings.seed)
+        sample = (
+            np.zeros(0, np.int64) if transform else _sample(run, settings.transform_sample, job.settings.seed)
+        )
         if settings.embeddings:
             _transform_given(job, sample)
         else:
@@ -83,11 +88,17 @@ def _encode_all(job: Job, sample: np.ndarray) -> None:
     run, settings = job.run, job.settings.embed
     if not job.missing("embed"):  # stopped after the last part: the sample may be gone already
         return
-    encoder = load_encoder(settings.encoder, job.device)  # a missing package is said here, before any worker starts
+    encoder = load_encoder(
+        settings.encoder, job.device
+    )  # a missing package is said here, before any worker starts
     edges = np.cumsum([0, *(pq.read_metadata(f).num_rows for f in run.parts("scan"))])
-    in_part = [np.sort(sample[(sample >= a) & (sample < b)]) - a for a, b in zip(edges, edges[1:], strict=False)]
+    in_part = [np.sort(sample[(sample >= a) & (sample < b)]) - a for a, b in itertools.pairwise(edges)]
     where = (run.path, settings.encoder, job.device)
-    tasks = [(where, k, local) for k, local in enumerate(in_part) if len(local) and not _sample_path(run, k).exists()]
+    tasks = [
+        (where, k, local)
+        for k, local in enumerate(in_part)
+        if len(local) and not _sample_path(run, k).exists()
+    ]
     job.map(_encode_sample, tasks, "embed (sample)")
 
     transform_path = run.path / TRANSFORM
@@ -96,7 +107,9 @@ def _encode_all(job: Job, sample: np.ndarray) -> None:
         for k, local in enumerate(in_part):
             if len(local):
                 features[edges[k] + local] = np.load(_sample_path(run, k), allow_pickle=False)
-        Transform.fit(features[sample], encoder=encoder.name, weight_hash=encoder.weight_hash).save(transform_path)
+        Transform.fit(features[sample], encoder=encoder.name, weight_hash=encoder.weight_hash).save(
+            transform_path
+        )
     job.map(_embed_part, [(where, k, in_part[k]) for k in job.missing("embed")], "embed")
     for k in range(run.n_parts):
         _sample_path(run, k).unlink(missing_ok=True)
@@ -144,7 +157,9 @@ def _encode(run: Run, k: int, local: Sequence[int], name: str, device: str) -> n
                 try:
                     images.append(reader.uint8(row))
                 except UnreadableImage as e:
-                    raise ConfigError(f"{row['id']} could be read by 'score' but not any more: it {e}") from None
+                    raise ConfigError(
+                        f"{row['id']} could be read by 'score' but not any more: it {e}"
+                    ) from None
                 at.append(i)
         if images:
             features[at] = encoder(images)

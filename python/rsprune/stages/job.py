@@ -20,7 +20,7 @@ def _silent(results: Iterable[Any], description: str, total: int) -> Iterable[An
 
 @dataclass(frozen=True)
 class Job:
-    """What every stage is given; `progress` wraps the results of its parts, `say` takes one-sentence notices."""
+    """What every stage is given; `progress` wraps the results of its parts, `say` takes notices."""
 
     run: Run
     settings: Settings

@@ -57,16 +57,22 @@ def _prepare(job: Job, source: SourceConfig, transform: Transform) -> PreparedRe
         if path.suffix != ".parquet":
             raise ConfigError(f"reference {path} is neither a folder of class folders nor a .parquet file")
         stat = path.stat()
-        return PreparedReference(source.name, digest(str(path), stat.st_size, stat.st_mtime_ns), None, path, transform)
+        return PreparedReference(
+            source.name, digest(str(path), stat.st_size, stat.st_mtime_ns), None, path, transform
+        )
     if not path.is_dir():
-        raise ConfigError(f"there is no reference {path}: give a folder with a folder per class, or a .parquet file")
+        raise ConfigError(
+            f"there is no reference {path}: give a folder with a folder per class, or a .parquet file"
+        )
     if job.settings.embed.embeddings:
         raise ConfigError(
-            f"reference {path} holds images, but this run takes its features from {job.settings.embed.embeddings}: "
-            "give the reference as .parquet with columns embedding and label"
+            f"reference {path} holds images, but this run takes its features from "
+            f"{job.settings.embed.embeddings}: give the reference as .parquet with columns embedding and label"
         )
-    # A reference is a collection like any other: it is scanned, scored and embedded in a run folder of its own.
-    scan = ScanConfig(sources=(source,), part_size=job.settings.scan.part_size, max_bad=job.settings.scan.max_bad)
+    # A reference is a collection like any other: scanned, scored and embedded in a run folder of its own.
+    scan = ScanConfig(
+        sources=(source,), part_size=job.settings.scan.part_size, max_bad=job.settings.scan.max_bad
+    )
     run = Run(job.run.path / "references" / source.name)
     run.path.mkdir(parents=True, exist_ok=True)
     mine = replace(job, run=run, settings=replace(job.settings, scan=scan), overwrite=True)
@@ -79,10 +85,15 @@ def _prepare(job: Job, source: SourceConfig, transform: Transform) -> PreparedRe
 
 def _class_folders(run: Run) -> tuple[tuple[str, ...], np.ndarray]:
     """Class names and the label int32 [M] of each image: the first folder of its id."""
-    folders = [id.split("/", 1)[0] if "/" in id else None for id in run.table("scan", ["id"])["id"].to_pylist()]
+    folders = [
+        id.split("/", 1)[0] if "/" in id else None for id in run.table("scan", ["id"])["id"].to_pylist()
+    ]
     if None in folders:
         where = run.settings.scan.sources[0].path
-        raise ConfigError(f"reference {where} has images outside class folders: put each into a folder named after its class")
+        raise ConfigError(
+            f"reference {where} has images outside class folders: "
+            "put each into a folder named after its class"
+        )
     classes = tuple(sorted(set(folders)))
     index = {name: i for i, name in enumerate(classes)}
     return classes, np.array([index[f] for f in folders], np.int32)
@@ -92,12 +103,16 @@ def _from_parquet(path: Path, name: str, transform: Transform) -> Reference:
     try:
         table = pq.read_table(path, columns=["embedding", "label"])
     except (pa.ArrowException, OSError) as e:
-        raise ConfigError(f"reference {path} needs the columns embedding and label: {str(e).splitlines()[0]}") from None
+        raise ConfigError(
+            f"reference {path} needs the columns embedding and label: {str(e).splitlines()[0]}"
+        ) from None
     labels: list[Any] = table["label"].to_pylist()
     rows = table["embedding"].to_pylist()
     sizes = {len(row) if row is not None else None for row in rows}
     if sizes != {len(transform.mean)}:
-        raise ConfigError(f"reference {path} needs embeddings of {len(transform.mean)} features as the run has, not {sizes}")
+        raise ConfigError(
+            f"reference {path} needs embeddings of {len(transform.mean)} features as the run has, not {sizes}"
+        )
     classes = tuple(sorted({str(v) for v in labels if v is not None}))
     index = {c: i for i, c in enumerate(classes)}
     codes = np.array([-1 if v is None else index[str(v)] for v in labels], np.int32)

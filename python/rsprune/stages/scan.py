@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+import itertools
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -27,8 +28,8 @@ RADIOMETRY_SAMPLE = 256  # images of a source that its percentiles are estimated
 
 MANIFEST = pa.schema(
     {
-        "id": pa.string(), "uri": pa.string(), "source": pa.int16(), "width": pa.int32(), "height": pa.int32(),
-        "bands": pa.int32(), "dtype": pa.string(), "bytes": pa.int64(),
+        "id": pa.string(), "uri": pa.string(), "source": pa.int16(),
+        "width": pa.int32(), "height": pa.int32(), "bands": pa.int32(), "dtype": pa.string(), "bytes": pa.int64(),
         "x": pa.int32(), "y": pa.int32(), "w": pa.int32(), "h": pa.int32(),
         "crs": pa.string(), "gsd": pa.float32(), "centre_lat": pa.float64(), "centre_lon": pa.float64(),
         "timestamp": pa.string(), "status": pa.string(), "error": pa.string(),
@@ -44,7 +45,7 @@ def scan_images(job: Job) -> None:
     names = Counter(c.name for c in configs)
     if len(configs) > 1 and max(names.values()) > 1:
         raise ConfigError(f"two sources are called '{max(names, key=names.get)}': rename one with PATH=NAME")
-    listed = [((i, item) for item in source.items()) for i, source in enumerate(open_sources(configs))]
+    listed = [zip(itertools.repeat(i), source.items()) for i, source in enumerate(open_sources(configs))]
     items = list(heapq.merge(*listed, key=lambda pair: pair[1].id))
     settings = job.settings.scan
     with job.stage("scan", [asdict(c) for c in configs], settings.part_size, _listing(items)) as todo:
@@ -106,7 +107,10 @@ def _radiometry(job: Job, table: pa.Table) -> list[dict[str, Any]]:
             sample = sorted(alike, key=lambda r: digest(job.settings.seed, r["id"]))[:RADIOMETRY_SAMPLE]
             radiometry = estimate(_images(source, sample, bands), nodata=config.nodata)
             pairs = ", ".join(f"{lo:g} to {hi:g}" for lo, hi in radiometry.scale)
-            job.say(f"{config.path}: {dtype} without --scale, so it was estimated on {len(sample)} images: {pairs}")
+            job.say(
+                f"{config.path}: {dtype} without --scale, "
+                f"so it was estimated on {len(sample)} images: {pairs}"
+            )
         declared.append({"bands": bands, "dtype": dtype, "estimated": estimated, **radiometry.to_json()})
     return declared
 
@@ -121,7 +125,9 @@ def _images(source: Source, sample: Iterable[Mapping[str, Any]], bands: int) -> 
 
 def _most_common(values: Iterable[Any]) -> Any:
     counts = Counter(values)
-    return max(sorted(counts), key=counts.__getitem__)
+    return max(
+        sorted(counts, reverse=True), key=counts.__getitem__
+    )  # of 1 and 3 bands 3: one can be repeated
 
 
 def check_readable(settings: ScanConfig, table: pa.Table) -> None:
@@ -134,6 +140,6 @@ def check_readable(settings: ScanConfig, table: pa.Table) -> None:
         raise TooManyUnreadable(f"unreadable image: {first}")
     if len(bad) > settings.max_bad * len(table):
         raise TooManyUnreadable(
-            f"{len(bad)} of {len(table)} images are unreadable, more than --max-bad {settings.max_bad:g} allows "
-            f"(first: {first}); mend them, or raise --max-bad and run again"
+            f"{len(bad)} of {len(table)} images are unreadable, "
+            f"more than --max-bad {settings.max_bad:g} allows (first: {first}); mend them, or raise --max-bad and run again"
         )

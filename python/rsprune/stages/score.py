@@ -19,7 +19,12 @@ from rsprune.stages.scan import check_readable
 READ_BATCH = 64  # images decoded at once: the kernel gets stacks, memory stays bounded
 
 SCHEMA = pa.schema(
-    [("id", pa.string()), *((name, pa.float32()) for name in SCORES), ("content_hash", pa.string()), ("error", pa.string())]
+    [
+        ("id", pa.string()),
+        *((name, pa.float32()) for name in SCORES),
+        ("content_hash", pa.string()),
+        ("error", pa.string()),
+    ]
 )
 
 

@@ -33,7 +33,9 @@ def select_images(job: Job) -> None:
     kept = pc.sum(run.decisions["kept"]).as_py() or 0
     if kept == 0:
         reasons = ", ".join(f"{n} {r}" for r, n in _counts(run).items())
-        raise BudgetError(f"no image is left to keep ({reasons}): loosen the filters, see {run.path}/decisions.parquet")
+        raise BudgetError(
+            f"no image is left to keep ({reasons}): loosen the filters, see {run.path}/decisions.parquet"
+        )
     if kept < budget:
         job.say(f"{budget:,} images were asked for, but only {kept:,} pass the filters: all of them are kept")
 
