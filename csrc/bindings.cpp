@@ -144,6 +144,32 @@ void kmeans_sums(const Tensor& x, const Tensor& labels, const Tensor& sums, cons
   kmeans_sums_cpu(points, type, label, sum, count, s);
 }
 
+void kmeans_closer(const Tensor& x, const Tensor& candidates, const Tensor& closest, const Tensor& out,
+                   const Tensor& potential) {
+  RSPRUNE_CHECK(x.ndim() == 2, "x must have shape [N, D], got ", x.shape_text());
+  const int64_t n = x.size(0), dim = x.size(1);
+  check_shape("candidates", candidates, {dim, kCandidates});
+  check_shape("closest", closest, {n});
+  check_shape("out", out, {n, kCandidates});
+  check_shape("potential", potential, {kCandidates});
+  check_dtype("x", x, kDLFloat, 32, "float32");
+  check_dtype("candidates", candidates, kDLFloat, 32, "float32");
+  check_dtype("closest", closest, kDLFloat, 32, "float32");
+  check_dtype("out", out, kDLFloat, 32, "float32");
+  check_dtype("potential", potential, kDLFloat, 64, "float64");
+  for (const auto& [name, tensor] : {std::pair{"x", &x}, {"candidates", &candidates}, {"closest", &closest},
+                                     {"out", &out}, {"potential", &potential}})
+    RSPRUNE_CHECK(!on_cuda(name, *tensor), name, " must be on the cpu, got ", tensor->device_text());
+  const auto* points = static_cast<const float*>(x.data("x"));
+  const auto* columns = static_cast<const float*>(candidates.data("candidates"));
+  const auto* before = static_cast<const float*>(closest.data("closest"));
+  auto* after = static_cast<float*>(out.mutable_data("out"));
+  auto* sums = static_cast<double*>(potential.mutable_data("potential"));
+
+  py::gil_scoped_release nogil;
+  kmeans_closer_cpu(points, columns, before, after, sums, n, dim);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
@@ -161,4 +187,6 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def("kmeans_assign", &kmeans_assign, array("x"), array("centers"), array("labels"), array("distances"),
         py::arg("stream") = 0);
   m.def("kmeans_sums", &kmeans_sums, array("x"), array("labels"), array("sums"), array("counts"));
+  m.def("kmeans_closer", &kmeans_closer, array("x"), array("candidates"), array("closest"), array("out"),
+        array("potential"));
 }

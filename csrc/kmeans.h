@@ -31,4 +31,11 @@ void kmeans_assign_cuda(const void* x, Float type, const float* center, int32_t*
 void kmeans_sums_cpu(const void* x, Float type, const int32_t* label, double* sum, int64_t* count,
                      AssignShape shape);
 
+// A step of k-means++: the distance of each point to its closest centre, were a candidate added.
+//   x [points, dim] float32, candidate [dim, kCandidates] float32 (columns), closest [points] float32
+//   -> out [points, kCandidates] float32: min(squared distance, closest); potential [kCandidates] float64: sums
+constexpr int kCandidates = 16;
+void kmeans_closer_cpu(const float* x, const float* candidate, const float* closest, float* out, double* potential,
+                       int64_t points, int64_t dim);
+
 }  // namespace rsprune

@@ -332,3 +332,10 @@ def test_help_fits_80_columns(rsprune, monkeypatch):
         code, out, _ = rsprune(*verb, "--help")
         assert code == 0
         assert max(map(len, out.splitlines())) <= 80
+
+
+def test_a_folder_whose_name_is_not_utf8(rsprune, tmp_path):
+    root = images(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff")), 2)
+    code, _, said = rsprune("run", root, "-o", tmp_path / "run", "-q")
+    assert (code, said.count("\n")) == (2, 1)
+    assert "is not UTF-8: rename it, or give the folder above it" in said

@@ -9,10 +9,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import collection
 import numpy as np
 import pytest
 
+import collection
 from rsprune.run import Run
 
 README = (Path(__file__).parent.parent / "README.md").read_text("utf-8")

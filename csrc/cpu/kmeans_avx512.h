@@ -20,6 +20,7 @@ struct Avx512Common {
   static Reg broadcast(const float* p) { return _mm512_set1_ps(*p); }
   static Reg sub(Reg a, Reg b) { return _mm512_sub_ps(a, b); }
   static Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }
+  static Reg min(Reg a, Reg b) { return _mm512_min_ps(a, b); }
   static Reg max(Reg a, Reg b) { return _mm512_max_ps(a, b); }
   static float sum(Reg v) { return _mm512_reduce_add_ps(v); }
   static float largest(Reg v) { return _mm512_reduce_max_ps(v); }

@@ -32,6 +32,11 @@ struct AssignKernel {
   // Indices of the scores >= threshold, ascending, at most `capacity` of them; returns how many there are.
   int (*select)(const float* score, int64_t n, float threshold, int32_t* index, int capacity);
 
+  // out[p][t] = min(|point p - candidate t|^2, closest[p]).
+  // points [n, dim], candidates [dim, kCandidates], out [n, kCandidates].
+  void (*closer)(const float* points, int64_t n, int64_t dim, const float* candidates, const float* closest,
+                 float* out);
+
   // |a - b|^2 in float64.
   double (*squared_distance)(const float* a, const float* b, int64_t dim);
 };

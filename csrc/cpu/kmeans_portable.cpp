@@ -24,6 +24,7 @@ struct Portable {
   static Reg sub(Reg a, Reg b) { return a - b; }
   static Reg fma(Reg a, Reg b, Reg c) { return a * b + c; }
   static Reg dot(Reg a, Reg b, Reg c) { return fma(a, b, c); }
+  static Reg min(Reg a, Reg b) { return a < b ? a : b; }
   static Reg max(Reg a, Reg b) { return a > b ? a : b; }
   static float sum(Reg v) { return v[0] + v[1] + v[2] + v[3]; }
   static float largest(Reg v) {

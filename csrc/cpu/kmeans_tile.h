@@ -110,11 +110,45 @@ int select(const float* score, int64_t n, float threshold, int32_t* index, int c
   return found;
 }
 
+template <class V, int kPoints>
+void closer_tile(const float* points, int64_t dim, const float* candidates, const float* closest,
+                 float* out) {
+  constexpr int kWide = kCandidates / V::kLanes;
+  typename V::Reg acc[kPoints][kWide];
+  for (auto& row : acc)
+    for (auto& v : row) v = V::zero();
+  for (int64_t j = 0; j < dim; ++j, candidates += kCandidates) {
+#pragma GCC unroll 8
+    for (int p = 0; p < kPoints; ++p) {
+      const auto point = V::broadcast(points + p * dim + j);
+#pragma GCC unroll 4
+      for (int v = 0; v < kWide; ++v) {
+        const auto d = V::sub(point, V::load(candidates + v * V::kLanes));
+        acc[p][v] = V::fma(d, d, acc[p][v]);
+      }
+    }
+  }
+  for (int p = 0; p < kPoints; ++p, out += kCandidates) {
+    const auto limit = V::broadcast(closest + p);
+    for (int v = 0; v < kWide; ++v) V::store(out + v * V::kLanes, V::min(acc[p][v], limit));
+  }
+}
+
+template <class V>
+void closer(const float* points, int64_t n, int64_t dim, const float* candidates, const float* closest, float* out) {
+  constexpr int kPoints = 2 * V::kLanes / 4;  // as many as keep the accumulators in registers
+  int64_t i = 0;
+  for (; i + kPoints <= n; i += kPoints)
+    closer_tile<V, kPoints>(points + i * dim, dim, candidates, closest + i, out + i * kCandidates);
+  for (; i < n; ++i)
+    closer_tile<V, 1>(points + i * dim, dim, candidates, closest + i, out + i * kCandidates);
+}
+
 template <class V>
 constexpr AssignKernel make_assign_kernel() {
   static_assert(V::kVectors <= 3);
-  return {V::kRows,   V::kLanes, V::kVectors,   V::kStep,     V::kUnit,           to_float<V>,
-          pack<V>,    score<V>,  largest<V>,    select<V>,    V::squared_distance};
+  return {V::kRows, V::kLanes, V::kVectors, V::kStep,  V::kUnit,  to_float<V>,
+          pack<V>,  score<V>,  largest<V>,  select<V>, closer<V>, V::squared_distance};
 }
 
 }  // namespace

@@ -225,7 +225,8 @@ def cluster(run: RunDir, flags: dict[str, Any]) -> None:
 def select(run: RunDir, flags: dict[str, Any]) -> None:
     """Decide which images to keep; reads no image."""
     with _job(run, flags) as (job, terminal):
-        stages.cluster_images(job)  # only where the filter has changed
+        if job.settings.filter != job.run.settings.filter:
+            stages.cluster_images(job)
         stages.select_images(job)
         terminal.summary(job.run)
 
@@ -283,6 +284,7 @@ def demo(
     data = prepare(out / "data")
     if data.reference and not flags["reference"]:
         flags["reference"] = [str(data.reference)]
+    flags["part_size"] = 256  # a few thousand images: smaller parts spread better over the workers
     with _job(out, flags, [asdict(source) for source in data.sources]) as (job, terminal):
         for sentence in data.notes:
             terminal.say(sentence)

@@ -19,6 +19,7 @@ from rsprune.ops import kmeans_assign
 
 _BLOCK = 1 << 18  # rows read at a time, so that a memory map is never in memory as a whole
 _SEED_ROWS = 32  # rows per cluster that k-means++ chooses from; more cost time and gain no inertia
+_CANDIDATES = 16  # columns of the seeding kernel
 
 
 class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):
@@ -237,29 +238,23 @@ def _fill_empty(
 def _plus_plus(x: np.ndarray, k: int, random: np.random.RandomState) -> np.ndarray:
     """Greedy k-means++ (Arthur & Vassilvitskii 2007): of 2 + ln K draws, the one that lowers the inertia most."""
     x = np.ascontiguousarray(x, np.float32)
-    centred = x - x.mean(axis=0, dtype=np.float64).astype(np.float32)
-    norms = np.einsum("nd,nd->n", centred, centred)
-    trials = 2 + int(np.log(k))
-
-    def distances_to(rows: np.ndarray) -> np.ndarray:  # [len(rows), N]
-        d = centred[rows] @ centred.T
-        d *= -2
-        d += norms
-        d += norms[rows, None]
-        d[np.arange(len(rows)), rows] = 0
-        return np.maximum(d, 0, out=d)
-
+    n, dim = x.shape
+    trials = min(2 + int(np.log(k)), _CANDIDATES)
+    candidates = np.zeros((dim, _CANDIDATES), np.float32)
+    closer = np.empty((n, _CANDIDATES), np.float32)
+    potential = np.empty(_CANDIDATES)
+    closest = np.full(n, np.inf, np.float32)
     chosen = np.empty(k, np.int64)
-    chosen[0] = random.randint(len(x))
-    closest = distances_to(chosen[:1])[0]
-    for i in range(1, k):
+    draws = np.array([random.randint(n)])
+    for i in range(k):
+        candidates[:, : len(draws)] = x[draws].T
+        _C.kmeans_closer(x, candidates, closest, closer, potential)
+        best = potential[: len(draws)].argmin()
+        chosen[i], closest = draws[best], closer[:, best].copy()
         weights = np.cumsum(closest, dtype=np.float64)
-        if weights[-1] == 0:  # fewer distinct rows than clusters
-            chosen[i:] = random.choice(len(x), k - i)
+        if weights[-1] == 0:  # every row coincides with a chosen one
+            chosen[i + 1 :] = random.choice(n, k - i - 1)
             break
         draws = np.searchsorted(weights, random.random_sample(trials) * weights[-1], side="right")
-        draws = np.minimum(draws, len(x) - 1)
-        candidates = np.minimum(distances_to(draws), closest)
-        best = candidates.sum(axis=1, dtype=np.float64).argmin()
-        chosen[i], closest = draws[best], candidates[best]
+        draws = np.minimum(draws, n - 1)
     return x[chosen]

@@ -204,7 +204,12 @@ def source_values(text: str) -> dict[str, Any]:
 
 def absolute(path: str) -> str:
     """The path as a run remembers it, so that it can be continued from any folder."""
-    return str(Path(path).expanduser().absolute())
+    text = str(Path(path).expanduser().absolute())
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"the name of {path!r} is not UTF-8: rename it, or give the folder above it") from None
+    return text
 
 
 def _without_none(value: Any) -> Any:

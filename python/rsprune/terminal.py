@@ -12,16 +12,23 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 from rich.table import Table
+from rich.text import Text
 
 from rsprune.filters import REASONS
 from rsprune.run import STAGES, Run
 
 LINE_EVERY = 10.0  # seconds between progress lines where the output is not a terminal
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text(f"{task.speed:.0f} images/s" if task.speed else "")
 
 
 class Terminal:
@@ -36,30 +43,31 @@ class Terminal:
         if not self.quiet:
             self.err.print(sentence, markup=False)
 
-    def progress(self, results: Iterable[Any], description: str, total: int) -> Iterator[Any]:
-        """Passes `results` on and shows how far they have come; a result stands for one part."""
+    def progress(self, done: Iterable[int], description: str, images: int) -> Iterator[int]:
+        """Passes on how many images each part had, and shows the rate and the time that is left."""
         if self.quiet:
-            yield from results
+            yield from done
         elif self.err.is_terminal:
-            columns = (
-                TextColumn("{task.description:<15}"),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TextColumn("parts"),
-            )
-            with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=self.err) as bar:
-                yield from bar.track(results, total=total, description=description)
+            columns = (TextColumn("{task.description:<15}"), BarColumn(), MofNCompleteColumn(), _Rate())
+            with Progress(*columns, TimeRemainingColumn(), TextColumn("left"), console=self.err) as bar:
+                task = bar.add_task(description, total=images)
+                for n in done:
+                    bar.advance(task, n)
+                    yield n
         else:
-            yield from self._lines(results, description, total)
+            yield from self._lines(done, description, images)
 
-    def _lines(self, results: Iterable[Any], description: str, total: int) -> Iterator[Any]:
+    def _lines(self, done: Iterable[int], description: str, images: int) -> Iterator[int]:
         started = said = time.monotonic()
-        for done, result in enumerate(results, 1):
+        so_far = 0
+        for n in done:
+            so_far += n
             now = time.monotonic()
-            if now - said > LINE_EVERY and done < total:
-                said, rate = now, done / (now - started)
-                self.say(f"{description}: {done} of {total} parts, about {(total - done) / rate:.0f} s left")
-            yield result
+            if now - said > LINE_EVERY and so_far < images:
+                said, rate = now, so_far / (now - started)
+                left = (images - so_far) / rate
+                self.say(f"{description}: {so_far:,} of {images:,}, {rate:.0f} images/s, about {left:.0f} s left")
+            yield n
 
     def summary(self, run: Run) -> None:
         """What became of the images, scenes before and after, and seconds per stage."""
@@ -110,7 +118,7 @@ def summarise(run: Run) -> dict[str, Any]:
             row[0] += 1
             row[1] += kept
     images = len(decisions["kept"])
-    readable = images - reasons.get("unreadable", 0)
+    readable = run.table("score", ["error"])["error"].null_count
     n = run.settings.select.budget(readable)
     facts: dict[str, Any] = {
         "run": str(run.path),

@@ -88,9 +88,8 @@ def _encode_all(job: Job, sample: np.ndarray) -> None:
     run, settings = job.run, job.settings.embed
     if not job.missing("embed"):  # stopped after the last part: the sample may be gone already
         return
-    encoder = load_encoder(
-        settings.encoder, job.device
-    )  # a missing package is said here, before any worker starts
+    # A missing package is said here, before any worker starts.
+    encoder = load_encoder(settings.encoder, job.device)
     edges = np.cumsum([0, *(pq.read_metadata(f).num_rows for f in run.parts("scan"))])
     in_part = [np.sort(sample[(sample >= a) & (sample < b)]) - a for a, b in itertools.pairwise(edges)]
     where = (run.path, settings.encoder, job.device)
@@ -99,7 +98,7 @@ def _encode_all(job: Job, sample: np.ndarray) -> None:
         for k, local in enumerate(in_part)
         if len(local) and not _sample_path(run, k).exists()
     ]
-    job.map(_encode_sample, tasks, "embed (sample)")
+    job.map(_encode_sample, tasks, "embed (sample)", sum(len(local) for _, _, local in tasks))
 
     transform_path = run.path / TRANSFORM
     if not transform_path.exists():
@@ -110,7 +109,8 @@ def _encode_all(job: Job, sample: np.ndarray) -> None:
         Transform.fit(features[sample], encoder=encoder.name, weight_hash=encoder.weight_hash).save(
             transform_path
         )
-    job.map(_embed_part, [(where, k, in_part[k]) for k in job.missing("embed")], "embed")
+    parts = [(where, k, in_part[k]) for k in job.missing("embed")]
+    job.map(_embed_part, parts, "embed", job.missing_images("embed"))
     for k in range(run.n_parts):
         _sample_path(run, k).unlink(missing_ok=True)
 
@@ -119,13 +119,14 @@ def _sample_path(run: Run, k: int) -> Path:
     return run.path / "embeddings" / f"sample-{k:05d}.npy"
 
 
-def _encode_sample(task: tuple[tuple[Path, str, str], int, np.ndarray]) -> None:
+def _encode_sample(task: tuple[tuple[Path, str, str], int, np.ndarray]) -> int:
     where, k, local = task
     run = Run.open(where[0])
     write_array(_sample_path(run, k), _encode(run, k, local, *where[1:]))
+    return len(local)
 
 
-def _embed_part(task: tuple[tuple[Path, str, str], int, np.ndarray]) -> None:
+def _embed_part(task: tuple[tuple[Path, str, str], int, np.ndarray]) -> int:
     where, k, local = task
     run = Run.open(where[0])
     n = pq.read_metadata(run.part("scan", k)).num_rows
@@ -136,6 +137,7 @@ def _embed_part(task: tuple[tuple[Path, str, str], int, np.ndarray]) -> None:
     if len(rest):
         features[rest] = _encode(run, k, rest, *where[1:])
     write_array(run.part("embed", k), Transform.load(run.path / TRANSFORM)(features))
+    return n
 
 
 @lru_cache(maxsize=1)

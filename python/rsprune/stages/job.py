@@ -7,20 +7,22 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pyarrow.parquet as pq
+
 from rsprune import engine
 from rsprune.config import Settings
 from rsprune.run import Run, digest
 
-Progress = Callable[[Iterable[Any], str, int], Iterable[Any]]
+Progress = Callable[[Iterable[int], str, int], Iterable[int]]
 
 
-def _silent(results: Iterable[Any], description: str, total: int) -> Iterable[Any]:
-    return results
+def _silent(done: Iterable[int], description: str, images: int) -> Iterable[int]:
+    return done
 
 
 @dataclass(frozen=True)
 class Job:
-    """What every stage is given; `progress` wraps the results of its parts, `say` takes notices."""
+    """What every stage is given; `progress` follows the images done, `say` takes notices."""
 
     run: Run
     settings: Settings
@@ -38,6 +40,11 @@ class Job:
         """Numbers of the parts that stage `name` has not written yet."""
         return [k for k in range(self.run.n_parts) if not self.run.part(name, k).exists()]
 
-    def map(self, function: Callable[[Any], Any], tasks: Sequence[Any], description: str) -> list[Any]:
-        """Results of `function` over `tasks`, on this job's workers."""
-        return list(self.progress(engine.map_parts(function, tasks, self.workers), description, len(tasks)))
+    def map(self, function: Callable[[Any], int], tasks: Sequence[Any], description: str, images: int) -> None:
+        """Runs `function`, which returns how many images it has done, over `tasks` on this job's workers."""
+        for _ in self.progress(engine.map_parts(function, tasks, self.workers), description, images):
+            pass
+
+    def missing_images(self, name: str) -> int:
+        """Images in the parts that stage `name` has not written yet."""
+        return sum(pq.read_metadata(self.run.part("scan", k)).num_rows for k in self.missing(name))

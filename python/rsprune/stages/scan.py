@@ -53,7 +53,8 @@ def scan_images(job: Job) -> None:
             size = settings.part_size
             chunks = [items[start : start + size] for start in range(0, len(items), size)]
             tasks = [(job.run.part("scan", k), configs, c) for k, c in enumerate(chunks)]
-            job.map(_scan_part, [t for t in tasks if not t[0].exists()], "scan")
+            missing = [t for t in tasks if not t[0].exists()]
+            job.map(_scan_part, missing, "scan", sum(len(t[2]) for t in missing))
             table = pa.concat_tables(pq.read_table(f) for f in job.run.parts("scan"))
             write_json(job.run.path / "radiometry.json", _radiometry(job, table))
     check_readable(settings, job.run.table("scan", ["id", "error"]))
@@ -73,7 +74,7 @@ def _listing(items: Sequence[tuple[int, Item]]) -> str:
     return digest([(item.id, stat(item.uri)) for _, item in items])
 
 
-def _scan_part(task: tuple[Path, Sequence[SourceConfig], Sequence[tuple[int, Item]]]) -> None:
+def _scan_part(task: tuple[Path, Sequence[SourceConfig], Sequence[tuple[int, Item]]]) -> int:
     path, configs, items = task
     sources = open_sources(configs)
     records = []
@@ -87,6 +88,7 @@ def _scan_part(task: tuple[Path, Sequence[SourceConfig], Sequence[tuple[int, Ite
             record |= {"status": "unreadable", "error": str(e)}
         records.append(record)
     write_table(path, pa.Table.from_pylist(records, schema=MANIFEST))
+    return len(records)
 
 
 def _radiometry(job: Job, table: pa.Table) -> list[dict[str, Any]]:

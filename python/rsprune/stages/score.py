@@ -33,11 +33,12 @@ def score_images(job: Job) -> None:
     job.run.require("scan")
     with job.stage("score", asdict(job.settings.score), job.run.fingerprint("scan")) as todo:
         if todo:
-            job.map(_score_part, [(job.run.path, k) for k in job.missing("score")], "score")
+            parts = [(job.run.path, k) for k in job.missing("score")]
+            job.map(_score_part, parts, "score", job.missing_images("score"))
     check_readable(job.settings.scan, job.run.table("score", ["id", "error"]))
 
 
-def _score_part(task: tuple[Path, int]) -> None:
+def _score_part(task: tuple[Path, int]) -> int:
     path, k = task
     run = Run.open(path)
     reader, patch = Reader(run), run.settings.score.patch
@@ -60,3 +61,4 @@ def _score_part(task: tuple[Path, int]) -> None:
         for (record, _), scores in zip(read, score_batch(images, [r for _, r in read], patch), strict=True):
             record |= scores
     write_table(run.part("score", k), pa.Table.from_pylist(records, schema=SCHEMA))
+    return len(records)

@@ -85,6 +85,7 @@ def _table(run: Run, d: Decisions, clusters: pa.Table) -> pa.Table:
             "cluster": clusters["cluster"],
             "scene": clusters["scene"],
             "distance": clusters["distance"],
+            "duplicate_of": manifest["id"].take(pa.array(d.duplicate_of, mask=d.duplicate_of < 0)),
             "nearest_kept": manifest["id"].take(nearest),
             "nearest_kept_similarity": d.nearest_kept_similarity,
         }

@@ -1,0 +1,306 @@
+"""The pools that `selection.py` measures on: real tiles with known scenes, and faults planted among them.
+
+Everything slow (features of the tiles) is computed once and cached in one file per seed.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+from PIL import Image as Picture
+from scipy import ndimage
+
+from rsprune import demo
+from rsprune.encoders import load_encoder
+from rsprune.ops import patch_entropy
+from rsprune.radiometry import Radiometry
+from rsprune.scores import SCORES, content_hash, score_batch
+from rsprune.sources.base import Image
+
+TILE = 64  # pixels
+PATCHES = (8, 16, 32, 64)
+BAD = ("noise", "nodata", "blur", "jpeg", "stripes")  # the others are copies, which are sound
+FAULTS = (*BAD, "copy", "near_copy")
+FAULT_SHARE = 0.1
+TEXTURED = 6.0  # grey standard deviation; a fault planted in an empty sea would not be one
+LAND_MASK = "lsmask_5min_l.bin"
+IDENTITY = Radiometry(((0.0, 256.0),))
+
+
+@dataclass(frozen=True)
+class Tiles:
+    """N tiles and all that is known of them.
+
+    Attributes:
+        scene: text [N], the scene by rules on bands and colours that no encoder sees; of the original.
+        fault: text [N], "" for a clean tile, else one of `FAULTS`.
+        origin: int64 [N], equal for a tile and its copies.
+        hashes: content hash [N].
+        judge: float32 [N, J], colour and texture statistics.
+        second: float32 [N, R], random convolutional features.
+        entropies: float32 [N, len(PATCHES)], bits.
+        scores: float32 [N, len(SCORES)].
+        features: by encoder, float32 [N, D], not yet transformed.
+    """
+
+    scene: np.ndarray
+    fault: np.ndarray
+    origin: np.ndarray
+    hashes: np.ndarray
+    judge: np.ndarray
+    second: np.ndarray
+    entropies: np.ndarray
+    scores: np.ndarray
+    features: dict[str, np.ndarray]
+
+    def take(self, rows: np.ndarray) -> Tiles:
+        columns = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "features"}
+        return Tiles(
+            **{name: column[rows] for name, column in columns.items()},
+            features={name: x[rows] for name, x in self.features.items()},
+        )
+
+    @property
+    def clean(self) -> np.ndarray:
+        return self.fault == ""
+
+    @property
+    def bad(self) -> np.ndarray:
+        return np.isin(self.fault, BAD)
+
+
+def natural(clean: Tiles, faulty: Tiles) -> Tiles:
+    """All clean tiles and all planted ones, which are a tenth of the clean ones."""
+    return _joined(clean, faulty)
+
+
+def long_tailed(clean: Tiles, faulty: Tiles, seed: int) -> Tiles:
+    """Scenes in random order, the r-th with 800 / r^1.5 tiles or what there is; the same share of faults."""
+    random = np.random.default_rng(seed)
+    names = random.permutation(np.unique(clean.scene))
+    rows = []
+    for place, name in enumerate(names, start=1):
+        members = np.flatnonzero(clean.scene == name)
+        rows.append(random.permutation(members)[: round(800 / place**1.5)])
+    taken = np.sort(np.concatenate(rows))
+    # A fault needs its original neither in the pool nor absent, but a copy does need it.
+    usable = np.flatnonzero(faulty.bad | np.isin(faulty.origin, clean.origin[taken]))
+    n = round(FAULT_SHARE * len(taken))
+    return _joined(clean.take(taken), faulty.take(np.sort(random.permutation(usable)[:n])))
+
+
+def load(cache: Path, seed: int, encoders: tuple[str, ...]) -> tuple[Tiles, Tiles]:
+    """The clean tiles, and those planted with `seed`; from the cache where they are there."""
+    pixels: list[tuple[np.ndarray, np.ndarray]] = []
+
+    def clean_pixels() -> tuple[np.ndarray, np.ndarray]:
+        if not pixels:
+            pixels.append(_clean_tiles(cache))
+        return pixels[0]
+
+    def clean_images() -> tuple[list[Image], dict[str, np.ndarray]]:
+        images, scene = clean_pixels()
+        about = {"scene": scene, "fault": np.full(len(scene), "", "<U9"), "origin": np.arange(len(scene))}
+        return [Image(image) for image in images], about
+
+    def faulty_images() -> tuple[list[Image], dict[str, np.ndarray]]:
+        return _planted(*clean_pixels(), seed)
+
+    clean = _cached(cache / "clean.npz", clean_images, encoders)
+    return clean, _cached(cache / f"planted-{seed}.npz", faulty_images, encoders)
+
+
+def _cached(
+    path: Path, make: Callable[[], tuple[list[Image], dict[str, np.ndarray]]], encoders: tuple[str, ...]
+) -> Tiles:
+    arrays: dict[str, np.ndarray] = dict(np.load(path)) if path.exists() else {}
+    missing = [name for name in encoders if f"features:{name}" not in arrays]
+    if not arrays or missing:
+        images, about = make()
+        if not arrays:
+            arrays = {**about, **_described(images)}
+        filled = [_without_nodata(image) for image in images]
+        for name in missing:
+            encoder = load_encoder(name, "cpu")
+            parts = [encoder(filled[i : i + 32]) for i in range(0, len(filled), 32)]
+            arrays[f"features:{name}"] = np.concatenate(parts)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, **arrays)
+    columns = {name: a for name, a in arrays.items() if not name.startswith("features:")}
+    return Tiles(**columns, features={name: arrays[f"features:{name}"] for name in encoders})
+
+
+def _described(images: list[Image]) -> dict[str, np.ndarray]:
+    rows = score_batch(images, [IDENTITY] * len(images))
+    filled = np.stack([_without_nodata(image) for image in images])
+    valid = np.stack([np.ones(filled.shape[1:3], bool) if i.valid is None else i.valid for i in images])
+    entropies = [
+        np.nanmean(patch_entropy(filled, p, valid=valid).reshape(len(images), -1), axis=1) for p in PATCHES
+    ]
+    return {
+        "hashes": np.array([content_hash(image) for image in images]),
+        "judge": np.stack([colour_and_texture(pixels) for pixels in filled]),
+        "second": random_features(filled),
+        "entropies": np.stack(entropies, axis=1).astype(np.float32),
+        "scores": np.array([[row[name] for name in SCORES] for row in rows], np.float32),
+    }
+
+
+def _without_nodata(image: Image) -> np.ndarray:
+    return image.pixels if image.valid is None else image.pixels * image.valid[..., None]
+
+
+def _joined(a: Tiles, b: Tiles) -> Tiles:
+    columns = {f.name: [getattr(t, f.name) for t in (a, b)] for f in fields(Tiles) if f.name != "features"}
+    return Tiles(
+        **{name: np.concatenate(parts) for name, parts in columns.items()},
+        features={name: np.concatenate([a.features[name], b.features[name]]) for name in a.features},
+    )
+
+
+# Tiles and their scenes ---------------------------------------------------------------------------------------
+
+
+def _clean_tiles(cache: Path) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [N, 64, 64, 3] and scene text [N]: all tiles of Sentinel-2 and of Blue Marble."""
+    data = demo.prepare(cache / "data")
+    if data.reference is None:
+        raise SystemExit(data.notes[0])
+    paths = sorted(data.reference.glob("*/*.png"), key=lambda path: path.name)
+    sentinel2 = np.stack([np.asarray(Picture.open(path)) for path in paths])
+    labels = [f"{path.parent.name} (10 m)" for path in paths]
+    marble_path = demo.BLUE_MARBLE.verified()
+    marble = _cut(np.asarray(Picture.open(marble_path).convert("RGB")))
+    mask = np.frombuffer(gzip.decompress((marble_path.parent / LAND_MASK).read_bytes()), np.uint8)
+    labels += [_marble_scene(tile, sea) for tile, sea in zip(marble, _sea(mask), strict=True)]
+    return np.concatenate([sentinel2, marble]), np.array(labels)
+
+
+def _cut(pixels: np.ndarray) -> np.ndarray:
+    """Whole tiles [N, 64, 64, ...] of a picture [H, W, ...]."""
+    rows, columns = pixels.shape[0] // TILE, pixels.shape[1] // TILE
+    pixels = pixels[: rows * TILE, : columns * TILE].reshape(rows, TILE, columns, TILE, *pixels.shape[2:])
+    return pixels.swapaxes(1, 2).reshape(-1, TILE, TILE, *pixels.shape[4:])
+
+
+def _sea(mask: np.ndarray) -> np.ndarray:
+    """Share of water of each Blue Marble tile, from the 5-minute land mask, which begins in the south."""
+    water = mask.reshape(2160, 4320)[::-1] != 1
+    rows, columns = np.arange(2700) * 4 // 5, np.arange(5400) * 4 // 5
+    return _cut(water[np.ix_(rows, columns)]).mean(axis=(1, 2))
+
+
+def _marble_scene(tile: np.ndarray, sea: float) -> str:
+    red, green, blue = (tile[..., c].astype(np.float32) for c in range(3))
+    white = np.mean(tile.min(axis=2) > 180)
+    sand = np.mean((red > 120) & (red > green) & (green > blue + 15))
+    leaf = np.mean((green >= red) & (green > blue) & (red < 110))
+    if white > 0.5:
+        return "ice (7 km)"
+    if sea > 0.98:
+        return "sea (7 km)"
+    if sea > 0.25:
+        return "coast (7 km)"
+    return ("desert" if sand > 0.5 else "forest" if leaf > 0.5 else "steppe") + " (7 km)"
+
+
+# Faults -------------------------------------------------------------------------------------------------------
+
+
+def _planted(
+    pixels: np.ndarray, scene: np.ndarray, seed: int
+) -> tuple[list[Image], dict[str, np.ndarray]]:
+    random = np.random.default_rng(seed)
+    textured = np.flatnonzero(pixels.mean(axis=3).std(axis=(1, 2)) > TEXTURED)
+    origin = random.permutation(textured)[: round(FAULT_SHARE * len(pixels))]
+    fault = np.resize(FAULTS, len(origin))
+    images = [_damaged(pixels[row], name, random) for row, name in zip(origin, fault, strict=True)]
+    return images, {"scene": scene[origin], "fault": fault.astype("<U9"), "origin": origin}
+
+
+def _damaged(tile: np.ndarray, fault: str, random: np.random.Generator) -> Image:
+    values = tile.astype(np.float32)
+    if fault == "noise":
+        return Image(_clipped(values + random.normal(0, 60, tile.shape)))
+    if fault == "nodata":
+        angle, share = random.uniform(0, 2 * np.pi), random.uniform(0.55, 0.9)
+        y, x = np.mgrid[:TILE, :TILE]
+        along = x * np.cos(angle) + y * np.sin(angle)
+        valid = along > np.quantile(along, share)
+        return Image(tile * valid[..., None], valid)
+    if fault == "blur":
+        return Image(_clipped(ndimage.gaussian_filter(values, (sigma := random.choice([2, 4]), sigma, 0))))
+    if fault == "jpeg":
+        return Image(_jpeg(tile, 10))
+    if fault == "stripes":
+        lines = random.normal(0, 25, (TILE, 1, 1)) * (random.random((TILE, 1, 1)) < 0.5)
+        return Image(_clipped(values + lines))
+    if fault == "copy":
+        return Image(tile.copy())
+    kind = random.integers(3)
+    near = values + 3, values + random.normal(0, 1, tile.shape), _jpeg(tile, 95)
+    return Image(_clipped(near[kind]))
+
+
+def _clipped(values: np.ndarray) -> np.ndarray:
+    return np.clip(np.rint(values), 0, 255).astype(np.uint8)
+
+
+def _jpeg(tile: np.ndarray, quality: int) -> np.ndarray:
+    file = io.BytesIO()
+    Picture.fromarray(tile).save(file, "JPEG", quality=quality)
+    return np.asarray(Picture.open(file))
+
+
+# Judges -------------------------------------------------------------------------------------------------------
+
+
+def colour_and_texture(tile: np.ndarray) -> np.ndarray:
+    """Statistics [61] of a tile [64, 64, 3] that no selecting feature is made of.
+
+    Mean, deviation and three percentiles per band; correlations of bands; log energy of oriented derivatives
+    at three scales; histogram of 8-neighbour local binary patterns by number of ones and of transitions.
+    """
+    values = tile.astype(np.float32)
+    flat = values.reshape(-1, 3)
+    colour = [flat.mean(0), flat.std(0), *np.percentile(flat, (5, 50, 95), axis=0)]
+    centred = (flat - flat.mean(0)) / (flat.std(0) + 1)
+    between = [(centred[:, a] * centred[:, b]).mean() for a, b in ((0, 1), (0, 2), (1, 2))]
+    grey = values.mean(axis=2)
+    energy = []
+    for sigma in (1, 2, 4):
+        dx, dy = (ndimage.gaussian_filter(grey, sigma, order=o, mode="nearest") for o in ((0, 1), (1, 0)))
+        for angle in np.arange(4) * np.pi / 4:
+            oriented = (np.cos(angle) * dx + np.sin(angle) * dy) * sigma
+            energy += [np.log1p(np.square(oriented).mean()), np.log1p(np.square(np.square(oriented)).mean()) / 2]
+    around = [grey[1 + y : TILE - 1 + y, 1 + x : TILE - 1 + x] for y, x in _CIRCLE]
+    bits = np.stack([a > grey[1:-1, 1:-1] for a in around])
+    turns = (bits != np.roll(bits, 1, axis=0)).sum(axis=0)
+    pattern = np.where(turns <= 2, bits.sum(axis=0), 9 + turns // 4)
+    patterns = np.sqrt(np.bincount(pattern.ravel(), minlength=12) / pattern.size)
+    return np.concatenate([*colour, between, energy, patterns]).astype(np.float32)
+
+
+_CIRCLE = ((-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1))
+
+
+def random_features(tiles: np.ndarray) -> np.ndarray:
+    """Mean rectified response [N, 256] to fixed random 7 x 7 filters of both signs, at two resolutions."""
+    import torch
+    import torch.nn.functional as F
+
+    random = np.random.default_rng(12345)
+    filters = random.normal(size=(64, 3, 7, 7))
+    filters -= filters.mean(axis=(2, 3), keepdims=True) * (random.random((64, 1, 1, 1)) < 0.75)
+    filters = torch.from_numpy((filters / np.sqrt(np.square(filters).sum((1, 2, 3), keepdims=True)))).float()
+    out = []
+    for start in range(0, len(tiles), 256):
+        x = torch.from_numpy(tiles[start : start + 256]).permute(0, 3, 1, 2).float() / 64 - 2
+        responses = [F.conv2d(y, filters) for y in (x, F.avg_pool2d(x, 3))]
+        out += [torch.cat([F.relu(s * r).mean((2, 3)) for r in responses for s in (1, -1)], 1).numpy()]
+    return np.concatenate(out)
