@@ -34,14 +34,15 @@ void check_optional_bytes(const char* name, const Tensor& tensor) {
 
 void patch_entropy(const Tensor& images, const Tensor& valid, const Tensor& lut, const Tensor& out,
                    int64_t patch, uintptr_t stream) {
-  RSPRUNE_CHECK(images.ndim() == 3 || images.ndim() == 4, "images must have shape [N, H, W] or [N, H, W, C], got ",
-                images.shape_text());
+  RSPRUNE_CHECK(images.ndim() == 3 || images.ndim() == 4,
+                "images must have shape [N, H, W] or [N, H, W, C], got ", images.shape_text());
   RSPRUNE_CHECK(images.is(kDLUInt, 8) || images.is(kDLUInt, 16), "images must be uint8 or uint16, got ",
                 images.dtype_text());
   RSPRUNE_CHECK(patch >= 1, "patch must be at least 1 pixel, got ", patch);
   const auto type = images.is(kDLUInt, 8) ? Pixel::u8 : Pixel::u16;
   RSPRUNE_CHECK(lut || type == Pixel::u8, "scale must be given for uint16 images, got None");
-  EntropyShape s{images.size(0), images.size(1), images.size(2), images.ndim() == 4 ? images.size(3) : 1, patch, 1};
+  EntropyShape s{
+      images.size(0), images.size(1), images.size(2), images.ndim() == 4 ? images.size(3) : 1, patch, 1};
   if (images.ndim() == 4)
     check_shape("out", out, {s.images, s.rows(), s.cols(), s.channels});
   else
@@ -55,7 +56,8 @@ void patch_entropy(const Tensor& images, const Tensor& valid, const Tensor& lut,
   }
   if (lut) {
     RSPRUNE_CHECK(lut.ndim() == 2 && (lut.size(0) == 1 || lut.size(0) == s.channels),
-                  "scale must have one pair, or one for each of ", s.channels, " bands, got shape ", lut.shape_text());
+                  "scale must have one pair, or one for each of ", s.channels, " bands, got shape ",
+                  lut.shape_text());
     s.lut_bands = lut.size(0);
     check_shape("lut", lut, {s.lut_bands, type == Pixel::u8 ? 256 : 65536});
     check_dtype("lut", lut, kDLUInt, 8, "uint8");
@@ -89,8 +91,8 @@ Float float_type(const char* name, const Tensor& tensor) {
 std::optional<int64_t> kmeans_assign(const Tensor& x, const Tensor& centers, const Tensor& labels,
                                      const Tensor& distances, uintptr_t stream) {
   RSPRUNE_CHECK(x.ndim() == 2, "x must have shape [N, D], got ", x.shape_text());
-  RSPRUNE_CHECK(centers.ndim() == 2 && centers.size(1) == x.size(1), "centers must have shape [K, ", x.size(1),
-                "], got ", centers.shape_text());
+  RSPRUNE_CHECK(centers.ndim() == 2 && centers.size(1) == x.size(1), "centers must have shape [K, ",
+                x.size(1), "], got ", centers.shape_text());
   RSPRUNE_CHECK(x.size(1) >= 1, "x must have at least one feature, got ", x.shape_text());
   RSPRUNE_CHECK(centers.size(0) >= 1 && centers.size(0) <= INT32_MAX,
                 "centers must have between 1 and 2147483647 rows, got ", centers.shape_text());
@@ -157,8 +159,11 @@ void kmeans_closer(const Tensor& x, const Tensor& candidates, const Tensor& clos
   check_dtype("closest", closest, kDLFloat, 32, "float32");
   check_dtype("out", out, kDLFloat, 32, "float32");
   check_dtype("potential", potential, kDLFloat, 64, "float64");
-  for (const auto& [name, tensor] : {std::pair{"x", &x}, {"candidates", &candidates}, {"closest", &closest},
-                                     {"out", &out}, {"potential", &potential}})
+  for (const auto& [name, tensor] : {std::pair{"x", &x},
+                                     {"candidates", &candidates},
+                                     {"closest", &closest},
+                                     {"out", &out},
+                                     {"potential", &potential}})
     RSPRUNE_CHECK(!on_cuda(name, *tensor), name, " must be on the cpu, got ", tensor->device_text());
   const auto* points = static_cast<const float*>(x.data("x"));
   const auto* columns = static_cast<const float*>(candidates.data("candidates"));
@@ -182,8 +187,8 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
 #endif
   m.def("isa", [] { return isa_name(isa()); });
   m.def("best_isa", [] { return isa_name(best_isa()); });
-  m.def("patch_entropy", &patch_entropy, array("images"), py::arg("valid").none(true), py::arg("lut").none(true),
-        array("out"), py::arg("patch"), py::arg("stream") = 0);
+  m.def("patch_entropy", &patch_entropy, array("images"), py::arg("valid").none(true),
+        py::arg("lut").none(true), array("out"), py::arg("patch"), py::arg("stream") = 0);
   m.def("kmeans_assign", &kmeans_assign, array("x"), array("centers"), array("labels"), array("distances"),
         py::arg("stream") = 0);
   m.def("kmeans_sums", &kmeans_sums, array("x"), array("labels"), array("sums"), array("counts"));

@@ -1,6 +1,6 @@
 // Lets a bound function take `Tensor`: any Python object with __dlpack__ (NumPy, PyTorch, CuPy, JAX)
-// converts, without a copy, for the duration of the call. None converts to an absent tensor; arguments that must
-// be there say .none(false).
+// converts, without a copy, for the duration of the call. None converts to an absent tensor; arguments that
+// must be there say .none(false).
 #pragma once
 #include <pybind11/pybind11.h>
 

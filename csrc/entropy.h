@@ -2,14 +2,14 @@
 //
 //   image [images, height, width, channels] uint8 or uint16
 //   valid [images, height, width] uint8, or nullptr: pixels where it is 0 are not counted
-//   lut   [lut_bands, 256 or 65536] uint8, or nullptr: value -> bin; required for uint16; lut_bands is 1 or channels
-//   out   [images, ceil(height / patch), ceil(width / patch), channels] float32
+//   lut   [lut_bands, 256 or 65536] uint8, or nullptr: value -> bin; required for uint16; lut_bands is 1 or
+//   channels out   [images, ceil(height / patch), ceil(width / patch), channels] float32
 //
-// H = log2 n - (1/n) sum_b h_b log2 h_b over the n counted pixels, computed as (T[n] - sum_b T[h_b]) / (n 2^16)
-// with T[c] = round(c log2 c 2^16). The sum is of integers, so every backend and thread count gives the same
-// bits, and a constant patch gives exactly 0. T is exact for c = 0, 1, 2, so at most n / 3 terms are rounded,
-// by 1/2 each: |error| <= (n / 6 + 1/2) / (n 2^16), below 1e-5 bits.
-// A ragged last row or column of patches counts its own pixels only. NaN where no pixel is counted.
+// H = log2 n - (1/n) sum_b h_b log2 h_b over the n counted pixels, computed as (T[n] - sum_b T[h_b]) / (n
+// 2^16) with T[c] = round(c log2 c 2^16). The sum is of integers, so every backend and thread count gives the
+// same bits, and a constant patch gives exactly 0. T is exact for c = 0, 1, 2, so at most n / 3 terms are
+// rounded, by 1/2 each: |error| <= (n / 6 + 1/2) / (n 2^16), below 1e-5 bits. A ragged last row or column of
+// patches counts its own pixels only. NaN where no pixel is counted.
 #pragma once
 #include <cstdint>
 

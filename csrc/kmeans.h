@@ -6,9 +6,9 @@
 // The label is the argmin of the squared distance between the given values as real numbers, ties to the lower
 // index: scores are computed fast, and wherever their error bound leaves more than one candidate, the
 // candidates are compared in float64, and where that cannot tell either, in exact integer arithmetic.
-// The distance is accumulated in float64 and rounded once; above 3.4e38 it is inf, and the label is still right.
-// A row with a NaN or an infinity has no nearest centre: label -1, distance NaN. A centre with one is never
-// chosen; if every centre has one, all labels are -1.
+// The distance is accumulated in float64 and rounded once; above 3.4e38 it is inf, and the label is still
+// right. A row with a NaN or an infinity has no nearest centre: label -1, distance NaN. A centre with one is
+// never chosen; if every centre has one, all labels are -1.
 #pragma once
 #include <cstdint>
 
@@ -27,15 +27,17 @@ void kmeans_assign_cuda(const void* x, Float type, const float* center, int32_t*
                         AssignShape shape, void* stream);
 
 // Adds each row of x to its cluster's sum, and 1 to its count, in row order whatever the thread count.
-//   x [points, dim], label [points] int32, negative: skip  ->  sum [clusters, dim] float64, count [clusters] int64
+//   x [points, dim], label [points] int32, negative: skip  ->  sum [clusters, dim] float64, count [clusters]
+//   int64
 void kmeans_sums_cpu(const void* x, Float type, const int32_t* label, double* sum, int64_t* count,
                      AssignShape shape);
 
 // A step of k-means++: the distance of each point to its closest centre, were a candidate added.
 //   x [points, dim] float32, candidate [dim, kCandidates] float32 (columns), closest [points] float32
-//   -> out [points, kCandidates] float32: min(squared distance, closest); potential [kCandidates] float64: sums
+//   -> out [points, kCandidates] float32: min(squared distance, closest); potential [kCandidates] float64:
+//   sums
 constexpr int kCandidates = 16;
-void kmeans_closer_cpu(const float* x, const float* candidate, const float* closest, float* out, double* potential,
-                       int64_t points, int64_t dim);
+void kmeans_closer_cpu(const float* x, const float* candidate, const float* closest, float* out,
+                       double* potential, int64_t points, int64_t dim);
 
 }  // namespace rsprune

@@ -24,9 +24,9 @@ template <typename... Args>
    ...);
   throw std::invalid_argument(message);
 }
-#define RSPRUNE_CHECK(condition, ...)                 \
-  do {                                                \
-    if (!(condition)) ::rsprune::fail(__VA_ARGS__);   \
+#define RSPRUNE_CHECK(condition, ...)               \
+  do {                                              \
+    if (!(condition)) ::rsprune::fail(__VA_ARGS__); \
   } while (0)
 
 struct Tensor {
@@ -95,7 +95,8 @@ inline void check_shape(const char* name, const Tensor& tensor, std::initializer
   RSPRUNE_CHECK(equal, name, " must have shape ", text, "], got ", tensor.shape_text());
 }
 
-inline void check_dtype(const char* name, const Tensor& tensor, DLDataTypeCode code, int bits, const char* want) {
+inline void check_dtype(const char* name, const Tensor& tensor, DLDataTypeCode code, int bits,
+                        const char* want) {
   RSPRUNE_CHECK(tensor.is(code, bits), name, " must be ", want, ", got ", tensor.dtype_text());
 }
 
@@ -103,7 +104,8 @@ inline void check_same_device(std::initializer_list<std::pair<const char*, const
   const auto& [first, a] = *tensors.begin();
   for (const auto& [name, b] : tensors)
     RSPRUNE_CHECK(a->is_cuda() == b->is_cuda() && a->t->device.id == b->t->device.id, name,
-                  " must be on the same device as ", first, ", ", a->device_text(), ", got ", b->device_text());
+                  " must be on the same device as ", first, ", ", a->device_text(), ", got ",
+                  b->device_text());
 }
 
 }  // namespace rsprune

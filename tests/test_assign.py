@@ -113,6 +113,15 @@ def test_exact_where_float64_is_not(device, isa):
     np.testing.assert_array_equal(assign(x, centers, device)[0], [1, 0])
 
 
+def test_cancellation_in_the_scores(device, isa):
+    """Products of 1e6 cancel, so float32 sums lose the small differences that decide."""
+    rng = np.random.default_rng(10)
+    signs = np.resize([1, -1], 64)
+    centers = (1000 * signs + rng.standard_normal((40, 64)) * 1e-2).astype(np.float32)
+    x = (1000 + rng.standard_normal((30, 64)) * 1e-2).astype(np.float32)
+    np.testing.assert_array_equal(assign(x, centers, device)[0], exact_labels(x, centers))
+
+
 def test_large_common_offset(device, isa):
     rng = np.random.default_rng(3)
     x = (1e4 + rng.standard_normal((200, 50))).astype(np.float32)
@@ -207,7 +216,10 @@ def test_same_result_on_any_number_of_threads():
     )
     seen = {
         subprocess.run(
-            ["env", f"OMP_NUM_THREADS={n}", sys.executable, "-c", code], check=True, capture_output=True, text=True
+            ["env", f"OMP_NUM_THREADS={n}", sys.executable, "-c", code],
+            check=True,
+            capture_output=True,
+            text=True,
         ).stdout
         for n in (1, 2, 5)
     }

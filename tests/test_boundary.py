@@ -22,11 +22,17 @@ C = np.ones((2, 3), np.float32)
         (lambda: patch_entropy(U8.astype(str)), "images must be an array of numbers, got dtype"),
         (lambda: patch_entropy(U8, 0), "patch must be at least 1 pixel, got 0"),
         (lambda: patch_entropy(U16), "scale must be given for uint16 images, got None"),
-        (lambda: patch_entropy(U16, scale=[(0, 1), (0, 1)]), r"scale must be one \(lo, hi\) or one for each of 3"),
+        (
+            lambda: patch_entropy(U16, scale=[(0, 1), (0, 1)]),
+            r"scale must be one \(lo, hi\) or one for each of 3",
+        ),
         (lambda: patch_entropy(U16, scale=(5, 5)), "scale must have finite lo < hi"),
         (lambda: patch_entropy(U16, scale=(0, np.inf)), "scale must have finite lo < hi"),
         (lambda: patch_entropy(U16, scale="auto"), "scale must be one"),
-        (lambda: patch_entropy(U8, valid=np.ones((2, 8, 7), bool)), r"valid must have shape \[2, 8, 8\], got \[2, 8, 7\]"),
+        (
+            lambda: patch_entropy(U8, valid=np.ones((2, 8, 7), bool)),
+            r"valid must have shape \[2, 8, 8\], got \[2, 8, 7\]",
+        ),
         (lambda: patch_entropy(U8, valid=np.ones((2, 8, 8))), "valid must be bool or uint8, got float64"),
         (
             lambda: patch_entropy(U8, 4, out=np.zeros((2, 2, 3), np.float32)),
@@ -38,7 +44,10 @@ C = np.ones((2, 3), np.float32)
         (lambda: kmeans_assign(X, C[:, :2]), r"centers must have shape \[K, 3\], got \[2, 2\]"),
         (lambda: kmeans_assign(X, C[:0]), r"centers must have between 1 and \d+ rows, got \[0, 3\]"),
         (lambda: kmeans_assign(X[:, :0], C[:, :0]), r"x must have at least one feature, got \[4, 0\]"),
-        (lambda: kmeans_assign(X.astype(np.float64), C), "x must be float32, float16 or bfloat16, got float64"),
+        (
+            lambda: kmeans_assign(X.astype(np.float64), C),
+            "x must be float32, float16 or bfloat16, got float64",
+        ),
         (lambda: kmeans_assign(X, C.astype(np.float16)), "centers must be float32, got float16"),
         (
             lambda: kmeans_assign(X, C, out=(np.zeros(4, np.int64), np.zeros(4, np.float32))),
@@ -61,7 +70,9 @@ def test_output_that_cannot_be_written(kind):
     if kind == "read-only":
         out = out.copy()
         out.flags.writeable = False
-    with pytest.raises(ValueError, match="out must be (writable, got a read-only|C-contiguous, got a strided)"):
+    with pytest.raises(
+        ValueError, match=r"out must be (writable, got a read-only|C-contiguous, got a strided)"
+    ):
         patch_entropy(U8, 4, out=out)
     assert (out == -1).all()
 
@@ -95,7 +106,9 @@ def test_sums_check_labels():
 @pytest.mark.parametrize("value", ["sse9", "AVX2"])
 def test_unknown_instruction_set(monkeypatch, value):
     monkeypatch.setenv("RSPRUNE_ISA", value)
-    with pytest.raises(ValueError, match=f"RSPRUNE_ISA must be portable, avx2, avx512 or avx512bf16, got {value}"):
+    with pytest.raises(
+        ValueError, match=f"RSPRUNE_ISA must be portable, avx2, avx512 or avx512bf16, got {value}"
+    ):
         kmeans_assign(X, C)
 
 

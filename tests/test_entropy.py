@@ -95,7 +95,9 @@ def test_uint16_bins_by_hand(device):
 
 def test_uint8_with_scale(device, isa):
     images = np.random.default_rng(3).integers(0, 256, (1, 20, 20, 2), np.uint8)
-    assert_close(entropy(images, device, 8, scale=(50, 60)), reference.patch_entropy(images, 8, scale=(50, 60)))
+    assert_close(
+        entropy(images, device, 8, scale=(50, 60)), reference.patch_entropy(images, 8, scale=(50, 60))
+    )
     np.testing.assert_array_equal(entropy(images, device, 8, scale=(0, 256)), entropy(images, device, 8))
 
 
@@ -181,7 +183,10 @@ def test_same_bits_on_any_number_of_threads():
     )
     seen = {
         subprocess.run(
-            ["env", f"OMP_NUM_THREADS={n}", sys.executable, "-c", code], check=True, capture_output=True, text=True
+            ["env", f"OMP_NUM_THREADS={n}", sys.executable, "-c", code],
+            check=True,
+            capture_output=True,
+            text=True,
         ).stdout
         for n in (1, 2, 5)
     }

@@ -1,5 +1,6 @@
 import subprocess
 import sys
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -67,7 +68,7 @@ def test_inertia_never_rises():
     x = np.random.default_rng(3).standard_normal((800, 6)).astype(np.float32)
     init = x[:40].copy()
     inertia = [KMeans(40, init=init, max_iter=i, tol=0).fit(x).inertia_ for i in range(1, 12)]
-    assert all(b <= a for a, b in zip(inertia, inertia[1:], strict=False))
+    assert all(b <= a for a, b in pairwise(inertia))
 
 
 @pytest.mark.parametrize("init", ["k-means++", "random"])
@@ -180,7 +181,10 @@ def test_same_result_on_any_number_of_threads():
     )
     seen = {
         subprocess.run(
-            ["env", f"OMP_NUM_THREADS={n}", sys.executable, "-c", code], check=True, capture_output=True, text=True
+            ["env", f"OMP_NUM_THREADS={n}", sys.executable, "-c", code],
+            check=True,
+            capture_output=True,
+            text=True,
         ).stdout
         for n in (1, 2, 3)
     }

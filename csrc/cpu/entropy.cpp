@@ -56,7 +56,8 @@ struct PatchEntropy {
     const int64_t rows = std::min(patch, shape.height), cols = std::min(patch, shape.width);
     AlignedBuffer<uint8_t> counts(shape.channels * kScratchPerChannel);
     std::fill_n(counts.get(), shape.channels * kScratchPerChannel, uint8_t{0});
-    return {std::move(counts), std::vector<uint64_t>(shape.channels), std::vector<uint8_t>(lut ? rows * shape.width * shape.channels : 0),
+    return {std::move(counts), std::vector<uint64_t>(shape.channels),
+            std::vector<uint8_t>(lut ? rows * shape.width * shape.channels : 0),
             std::vector<uint8_t>(valid ? rows * cols * shape.channels : 0)};
   }
 
@@ -72,7 +73,8 @@ struct PatchEntropy {
   }
 
   // Copies the valid pixels of a patch together; returns how many there are.
-  int64_t gather(const uint8_t* pixels, const uint8_t* mask, int64_t height, int64_t width, uint8_t* to) const {
+  int64_t gather(const uint8_t* pixels, const uint8_t* mask, int64_t height, int64_t width,
+                 uint8_t* to) const {
     const int64_t channels = shape.channels;
     int64_t n = 0;
     for (int64_t y = 0; y < height; ++y, pixels += shape.width * channels, mask += shape.width)

@@ -1,6 +1,7 @@
-// Counting for the vector paths of the patch entropy. A histogram has eight one-byte counters per bin, side by
-// side: neighbouring pixels use different ones, so that equal values do not wait for each other's store, and
-// the eight are summed by one "sum of absolute differences" instruction. Internal linkage: see kmeans_tile.h.
+// Counting for the vector paths of the patch entropy. A histogram has eight one-byte counters per bin, side
+// by side: neighbouring pixels use different ones, so that equal values do not wait for each other's store,
+// and the eight are summed by one "sum of absolute differences" instruction. Internal linkage: see
+// kmeans_tile.h.
 #pragma once
 #include "cpu/entropy_kernel.h"
 
@@ -30,9 +31,12 @@ void count_row(const uint8_t* pixel, int64_t width, uint8_t* counter) {
 
 inline void count_row(const uint8_t* pixel, int64_t width, int64_t channels, uint8_t* counter) {
   switch (channels) {
-    case 1: return count_row<1>(pixel, width, counter);
-    case 3: return count_row<3>(pixel, width, counter);
-    case 4: return count_row<4>(pixel, width, counter);
+    case 1:
+      return count_row<1>(pixel, width, counter);
+    case 3:
+      return count_row<3>(pixel, width, counter);
+    case 4:
+      return count_row<4>(pixel, width, counter);
   }
   for (int64_t x = 0; x < width; ++x)
     for (int64_t c = 0; c < channels; ++c) ++counter[c * kCounters + *pixel++ * kWays + x % kWays];

@@ -18,7 +18,8 @@ Isa isa() {
   if (!wanted || !*wanted) return best;
   for (Isa each : {Isa::portable, Isa::avx2, Isa::avx512, Isa::avx512bf16}) {
     if (std::strcmp(wanted, isa_name(each)) != 0) continue;
-    RSPRUNE_CHECK(each <= best, "RSPRUNE_ISA is ", wanted, ", but this machine has no more than ", isa_name(best));
+    RSPRUNE_CHECK(each <= best, "RSPRUNE_ISA is ", wanted, ", but this machine has no more than ",
+                  isa_name(best));
     return each;
   }
   fail("RSPRUNE_ISA must be portable, avx2, avx512 or avx512bf16, got ", wanted);

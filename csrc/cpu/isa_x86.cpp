@@ -18,19 +18,26 @@ Isa best_isa() {
 
 const AssignKernel& assign_kernel(Isa isa) {
   switch (isa) {
-    case Isa::avx512bf16: return kAssignAvx512Bf16;
-    case Isa::avx512: return kAssignAvx512;
-    case Isa::avx2: return kAssignAvx2;
-    default: return kAssignPortable;
+    case Isa::avx512bf16:
+      return kAssignAvx512Bf16;
+    case Isa::avx512:
+      return kAssignAvx512;
+    case Isa::avx2:
+      return kAssignAvx2;
+    default:
+      return kAssignPortable;
   }
 }
 
 const EntropyKernel& entropy_kernel(Isa isa) {
   switch (isa) {
     case Isa::avx512bf16:
-    case Isa::avx512: return kEntropyAvx512;
-    case Isa::avx2: return kEntropyAvx2;
-    default: return kEntropyPortable;
+    case Isa::avx512:
+      return kEntropyAvx512;
+    case Isa::avx2:
+      return kEntropyAvx2;
+    default:
+      return kEntropyPortable;
   }
 }
 

@@ -1,7 +1,7 @@
-// Points go through in blocks. For each block, scores x.c - |c|^2 / 2 of a chunk of centres are computed into a
-// scratch that stays in cache (|x|^2 is the same for all centres, so it drops out of the argmin), then every
-// centre whose score is within twice the error bound of the row's best becomes a candidate. A row with one
-// candidate is proven; the others are decided in float64, and exactly if need be.
+// Points go through in blocks. For each block, scores x.c - |c|^2 / 2 of a chunk of centres are computed into
+// a scratch that stays in cache (|x|^2 is the same for all centres, so it drops out of the argmin), then
+// every centre whose score is within twice the error bound of the row's best becomes a candidate. A row with
+// one candidate is proven; the others are decided in float64, and exactly if need be.
 #include "kmeans.h"
 
 #include <omp.h>
@@ -17,11 +17,11 @@
 namespace rsprune {
 namespace {
 
-constexpr int64_t kChunk = 1536;      // centres scored at a time: a whole number of panels in every kernel
-constexpr int64_t kSlab = 128;        // steps of a panel at a time, so that the slab stays in L1
+constexpr int64_t kChunk = 1536;  // centres scored at a time: a whole number of panels in every kernel
+constexpr int64_t kSlab = 128;    // steps of a panel at a time, so that the slab stays in L1
 constexpr int64_t kBlockFloats = 1 << 17;  // packed points and scores of a block: half of a 1 MB L2
 constexpr int64_t kMaxRows = 192;
-constexpr int kCapacity = 64;         // candidates kept per row; a row with more is compared with all centres
+constexpr int kCapacity = 64;  // candidates kept per row; a row with more is compared with all centres
 
 // Twice the largest difference between a computed score and the true one, for a row with packed norm y and
 // packing residual r: rounding x and c in storage (Cauchy-Schwarz), the accumulation, the rounded bias, and
@@ -40,14 +40,14 @@ double score_margin(const Centers& c, const AssignKernel& kernel, double y, doub
 struct Row {
   double margin;
   float best;
-  int found;      // candidates, or -1: compare with all centres
+  int found;  // candidates, or -1: compare with all centres
 };
 
 struct Scratch {
   FloatBuffer points, scores, row;
   std::vector<Row> rows;
-  std::vector<int32_t> index;       // [rows, kCapacity]
-  std::vector<float> score;         // [rows, kCapacity]
+  std::vector<int32_t> index;  // [rows, kCapacity]
+  std::vector<float> score;    // [rows, kCapacity]
 };
 
 struct Assigner {
@@ -60,7 +60,8 @@ struct Assigner {
   int64_t score_stride;  // floats between rows of scores
   int64_t block;         // points per block
 
-  Assigner(const void* x, Float type, const float* center, AssignShape s, const AssignKernel& kernel, int threads)
+  Assigner(const void* x, Float type, const float* center, AssignShape s, const AssignKernel& kernel,
+           int threads)
       : x(x), type(type), shape(s), kernel(kernel), centers(center, s, kernel) {
     // An odd number of cache lines: rows of a tile never share all their cache sets.
     stride = (centers.steps + 15) / 16 * 16;
@@ -72,8 +73,11 @@ struct Assigner {
   }
 
   Scratch make_scratch() const {
-    return {FloatBuffer(block * stride), FloatBuffer(block * score_stride), FloatBuffer(centers.dim),
-            std::vector<Row>(block), std::vector<int32_t>(block * kCapacity),
+    return {FloatBuffer(block * stride),
+            FloatBuffer(block * score_stride),
+            FloatBuffer(centers.dim),
+            std::vector<Row>(block),
+            std::vector<int32_t>(block * kCapacity),
             std::vector<float>(block * kCapacity)};
   }
 
@@ -110,13 +114,15 @@ struct Assigner {
       for (int64_t step = 0; step < centers.steps; step += kSlab)
         kernel.score(s.points.get() + step, stride, groups, panel + step * vectors * kernel.lanes,
                      static_cast<int>(vectors), std::min(kSlab, centers.steps - step),
-                     step ? nullptr : centers.bias.get() + first_center + c, s.scores.get() + c, score_stride);
+                     step ? nullptr : centers.bias.get() + first_center + c, s.scores.get() + c,
+                     score_stride);
     }
   }
 
   // Largest float32 not above best - margin.
   static float threshold(const Row& row) {
-    return std::nextafterf(static_cast<float>(row.best - row.margin), -std::numeric_limits<float>::infinity());
+    return std::nextafterf(static_cast<float>(row.best - row.margin),
+                           -std::numeric_limits<float>::infinity());
   }
 
   // Drops candidates that a better score has ruled out since they were found.

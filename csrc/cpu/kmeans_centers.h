@@ -13,22 +13,24 @@ struct Centers {
   Centers(const float* center, AssignShape shape, const AssignKernel& kernel);
 
   const float* row(int64_t k) const { return rows.get() + k * dim; }
-  const float* panel(int64_t first) const { return panels.get() + first * steps; }  // of the panel's first centre
+  const float* panel(int64_t first) const {
+    return panels.get() + first * steps;
+  }  // of the panel's first centre
   int64_t padded_clusters() const { return (clusters + lanes - 1) / lanes * lanes; }
 
   int64_t clusters, lanes;
-  int64_t dim;    // padded to a multiple of 16 with zeros
-  int64_t steps;  // words per centre
-  FloatBuffer rows;    // [clusters, dim] the given values
-  FloatBuffer mean;    // [dim] subtracted from centres and points; or zeros
-  FloatBuffer panels;  // [panel][steps][width] packed c - mean
-  FloatBuffer bias;    // [padded clusters] -|c - mean|^2 / 2; -inf where there is no centre to choose
+  int64_t dim;               // padded to a multiple of 16 with zeros
+  int64_t steps;             // words per centre
+  FloatBuffer rows;          // [clusters, dim] the given values
+  FloatBuffer mean;          // [dim] subtracted from centres and points; or zeros
+  FloatBuffer panels;        // [panel][steps][width] packed c - mean
+  FloatBuffer bias;          // [padded clusters] -|c - mean|^2 / 2; -inf where there is no centre to choose
   std::vector<bool> usable;  // [clusters] all components finite
   bool any_usable = false;
 
-  double norm = 0;      // largest |packed c|
-  double residual = 0;  // largest |packed c - (c - mean)|
-  double half_norm = 0; // largest |c - mean|^2 / 2
+  double norm = 0;       // largest |packed c|
+  double residual = 0;   // largest |packed c - (c - mean)|
+  double half_norm = 0;  // largest |c - mean|^2 / 2
 };
 
 }  // namespace rsprune

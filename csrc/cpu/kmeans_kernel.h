@@ -22,8 +22,8 @@ struct AssignKernel {
   // sums = {|packed|^2, |(row - mean) - packed|^2} in float32, for the error bound.
   void (*pack)(const float* row, const float* mean, int64_t dim, float* words, float* sums);
 
-  // score[p][c] = init + sum over steps of points[p] . panel[:, c]; init is bias[c], or score[p][c] if bias is null.
-  // points [groups * rows, point_stride] words, panel [steps, vectors * lanes] words.
+  // score[p][c] = init + sum over steps of points[p] . panel[:, c]; init is bias[c], or score[p][c] if bias
+  // is null. points [groups * rows, point_stride] words, panel [steps, vectors * lanes] words.
   void (*score)(const float* points, int64_t point_stride, int64_t groups, const float* panel, int vectors,
                 int64_t steps, const float* bias, float* score, int64_t score_stride);
 

@@ -1,5 +1,5 @@
-// The assignment kernel over an instruction set V (see kmeans_avx512.cpp). Everything here has internal linkage,
-// so that no function compiled for one instruction set can be linked into the path of another.
+// The assignment kernel over an instruction set V (see kmeans_avx512.cpp). Everything here has internal
+// linkage, so that no function compiled for one instruction set can be linked into the path of another.
 #pragma once
 #include "cpu/kmeans_kernel.h"
 
@@ -84,9 +84,12 @@ template <class V>
 void score(const float* points, int64_t point_stride, int64_t groups, const float* panel, int vectors,
            int64_t steps, const float* bias, float* out, int64_t out_stride) {
   switch (vectors) {
-    case 1: return score_panel<V, 1>(points, point_stride, groups, panel, steps, bias, out, out_stride);
-    case 2: return score_panel<V, 2>(points, point_stride, groups, panel, steps, bias, out, out_stride);
-    default: return score_panel<V, V::kVectors>(points, point_stride, groups, panel, steps, bias, out, out_stride);
+    case 1:
+      return score_panel<V, 1>(points, point_stride, groups, panel, steps, bias, out, out_stride);
+    case 2:
+      return score_panel<V, 2>(points, point_stride, groups, panel, steps, bias, out, out_stride);
+    default:
+      return score_panel<V, V::kVectors>(points, point_stride, groups, panel, steps, bias, out, out_stride);
   }
 }
 
@@ -115,33 +118,37 @@ void closer_tile(const float* points, int64_t dim, const float* candidates, cons
                  float* out) {
   constexpr int kWide = kCandidates / V::kLanes;
   typename V::Reg acc[kPoints][kWide];
-  for (auto& row : acc)
-    for (auto& v : row) v = V::zero();
+#pragma GCC unroll 8
+  for (int p = 0; p < kPoints; ++p)
+#pragma GCC unroll 4
+    for (int v = 0; v < kWide; ++v) acc[p][v] = V::zero();
   for (int64_t j = 0; j < dim; ++j, candidates += kCandidates) {
 #pragma GCC unroll 8
     for (int p = 0; p < kPoints; ++p) {
       const auto point = V::broadcast(points + p * dim + j);
 #pragma GCC unroll 4
       for (int v = 0; v < kWide; ++v) {
-        const auto d = V::sub(point, V::load(candidates + v * V::kLanes));
+        const auto d = V::sub(V::load(candidates + v * V::kLanes), point);
         acc[p][v] = V::fma(d, d, acc[p][v]);
       }
     }
   }
-  for (int p = 0; p < kPoints; ++p, out += kCandidates) {
+#pragma GCC unroll 8
+  for (int p = 0; p < kPoints; ++p) {
     const auto limit = V::broadcast(closest + p);
-    for (int v = 0; v < kWide; ++v) V::store(out + v * V::kLanes, V::min(acc[p][v], limit));
+#pragma GCC unroll 4
+    for (int v = 0; v < kWide; ++v) V::store(out + p * kCandidates + v * V::kLanes, V::min(acc[p][v], limit));
   }
 }
 
 template <class V>
-void closer(const float* points, int64_t n, int64_t dim, const float* candidates, const float* closest, float* out) {
+void closer(const float* points, int64_t n, int64_t dim, const float* candidates, const float* closest,
+            float* out) {
   constexpr int kPoints = 2 * V::kLanes / 4;  // as many as keep the accumulators in registers
   int64_t i = 0;
   for (; i + kPoints <= n; i += kPoints)
     closer_tile<V, kPoints>(points + i * dim, dim, candidates, closest + i, out + i * kCandidates);
-  for (; i < n; ++i)
-    closer_tile<V, 1>(points + i * dim, dim, candidates, closest + i, out + i * kCandidates);
+  for (; i < n; ++i) closer_tile<V, 1>(points + i * dim, dim, candidates, closest + i, out + i * kCandidates);
 }
 
 template <class V>

@@ -28,8 +28,8 @@ void kmeans_sums_cpu(const void* x, Float type, const int32_t* label, double* su
   }
 }
 
-void kmeans_closer_cpu(const float* x, const float* candidate, const float* closest, float* out, double* potential,
-                       int64_t points, int64_t dim) {
+void kmeans_closer_cpu(const float* x, const float* candidate, const float* closest, float* out,
+                       double* potential, int64_t points, int64_t dim) {
   constexpr int64_t kBlock = 1024;
   const AssignKernel& kernel = assign_kernel(isa());
   const int64_t blocks = (points + kBlock - 1) / kBlock;

@@ -30,7 +30,8 @@ __global__ void __launch_bounds__(kThreads)
   const int bin = threadIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
 
   const int64_t area = min(s.patch, s.height) * min(s.patch, s.width);
-  for (int64_t c = threadIdx.x; c < min(kTable, area + 1); c += kThreads) table[c] = static_cast<uint32_t>(term(c));
+  for (int64_t c = threadIdx.x; c < min(kTable, area + 1); c += kThreads)
+    table[c] = static_cast<uint32_t>(term(c));
 
   const int64_t rows = (s.height + s.patch - 1) / s.patch, cols = (s.width + s.patch - 1) / s.patch;
   const int64_t patches = s.images * rows * cols;
@@ -80,12 +81,15 @@ void patch_entropy_cuda(const void* image, Pixel type, const uint8_t* valid, con
                         EntropyShape shape, void* stream) {
   const int64_t patches = shape.images * shape.rows() * shape.cols();
   if (patches == 0 || shape.channels == 0) return;
-  const auto blocks = static_cast<unsigned>(std::min<int64_t>(patches, 1 << 12));  // each builds the table once
+  const auto blocks =
+      static_cast<unsigned>(std::min<int64_t>(patches, 1 << 12));  // each builds the table once
   const auto on = static_cast<cudaStream_t>(stream);
   if (type == Pixel::u8)
-    patch_entropy_kernel<<<blocks, kThreads, 0, on>>>(static_cast<const uint8_t*>(image), valid, lut, out, shape);
+    patch_entropy_kernel<<<blocks, kThreads, 0, on>>>(static_cast<const uint8_t*>(image), valid, lut, out,
+                                                      shape);
   else
-    patch_entropy_kernel<<<blocks, kThreads, 0, on>>>(static_cast<const uint16_t*>(image), valid, lut, out, shape);
+    patch_entropy_kernel<<<blocks, kThreads, 0, on>>>(static_cast<const uint16_t*>(image), valid, lut, out,
+                                                      shape);
   RSPRUNE_CUDA_CHECK(cudaGetLastError());
 }
 

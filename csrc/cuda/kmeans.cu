@@ -1,6 +1,6 @@
-// Two kernels: scores in float32 with the best two of each row, which prove most labels, and a pass of one warp
-// per row that measures the distance to a proven centre and decides the others in float64, exactly if need be.
-// Plain FMA code for every architecture; the reference for faster ones.
+// Two kernels: scores in float32 with the best two of each row, which prove most labels, and a pass of one
+// warp per row that measures the distance to a proven centre and decides the others in float64, exactly if
+// need be. Plain FMA code for every architecture; the reference for faster ones.
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
@@ -14,9 +14,9 @@
 namespace rsprune {
 namespace {
 
-constexpr int kTile = 64;     // points and centres per block
-constexpr int kSlab = 16;     // dimensions at a time
-constexpr int kSide = 4;      // each of 16 x 16 threads scores 4 points x 4 centres
+constexpr int kTile = 64;  // points and centres per block
+constexpr int kSlab = 16;  // dimensions at a time
+constexpr int kSide = 4;   // each of 16 x 16 threads scores 4 points x 4 centres
 constexpr int kThreads = 256;
 constexpr int kUnproven = -2;  // label of a row that the second kernel decides
 
@@ -161,7 +161,8 @@ __global__ void __launch_bounds__(kThreads)
       nearest = -1;
       for (int64_t k = 0; k < s.clusters; ++k) {
         const double other = squared_distance(row, center + k * s.dim, s.dim);
-        if (!isfinite(other)) continue;  // float32 values cannot overflow it: the row or the centre is not finite
+        if (!isfinite(other))
+          continue;  // float32 values cannot overflow it: the row or the centre is not finite
         if (nearest >= 0) {
           if (other * (1 - error) > d * (1 + error)) continue;
           if (other * (1 + error) >= d * (1 - error) &&
@@ -199,9 +200,12 @@ void kmeans_assign_cuda(const void* x, Float type, const float* center, int32_t*
   if (shape.points == 0) return;
   const auto on = static_cast<cudaStream_t>(stream);
   switch (type) {
-    case Float::f32: return launch<float>(x, center, label, distance, shape, on);
-    case Float::f16: return launch<__half>(x, center, label, distance, shape, on);
-    case Float::bf16: return launch<__nv_bfloat16>(x, center, label, distance, shape, on);
+    case Float::f32:
+      return launch<float>(x, center, label, distance, shape, on);
+    case Float::f16:
+      return launch<__half>(x, center, label, distance, shape, on);
+    case Float::bf16:
+      return launch<__nv_bfloat16>(x, center, label, distance, shape, on);
   }
 }
 

@@ -6,11 +6,11 @@ import importlib
 from typing import TYPE_CHECKING
 
 from rsprune import _C
-from rsprune.ops import kmeans_assign, patch_entropy
 
 if TYPE_CHECKING:
     from rsprune.api import prune
     from rsprune.cluster import KMeans
+    from rsprune.ops import kmeans_assign, patch_entropy
     from rsprune.selection import select
 
 __all__ = [
@@ -25,7 +25,13 @@ __all__ = [
 ]
 
 # Imported on first use, so that `import rsprune` takes milliseconds.
-_LAZY = {"KMeans": "rsprune.cluster", "prune": "rsprune.api", "select": "rsprune.selection"}
+_LAZY = {
+    "KMeans": "rsprune.cluster",
+    "kmeans_assign": "rsprune.ops",
+    "patch_entropy": "rsprune.ops",
+    "prune": "rsprune.api",
+    "select": "rsprune.selection",
+}
 
 
 def cuda_unavailable() -> str | None:

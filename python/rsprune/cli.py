@@ -9,7 +9,6 @@ import errno
 import inspect
 import sys
 import traceback
-import typing
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -72,9 +71,9 @@ def verb(*sections: str) -> Callable[[Callable[..., None]], Callable[..., None]]
     """A command with the options of `sections`; the function gets its own arguments and `flags`."""
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
-        hints = typing.get_type_hints(function, include_extras=True)
-        own = [p for p in inspect.signature(function).parameters.values() if p.name != "flags"]
-        parameters = [p.replace(annotation=hints[p.name], kind=p.KEYWORD_ONLY) for p in own]
+        signature = inspect.signature(function, eval_str=True)
+        own = [p for p in signature.parameters.values() if p.name != "flags"]
+        parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in own]
         parameters += [p for section in sections for p in _options(section)]
         for name, (kind, opt) in COMMON.items():
             opt.rich_help_panel = "Common"

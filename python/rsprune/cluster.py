@@ -73,13 +73,13 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
 
         labels = np.full(len(x), -1, np.int32)
         distances = np.empty(len(x), np.float32)
-        for iteration in range(1, self.max_iter + 1):
+        iterations, unchanged, shift = 0, False, np.inf
+        while iterations < self.max_iter and not unchanged and shift > tolerance:
             moved, unchanged = _iterate(x, centers, labels, distances)
             shift = np.square(moved.astype(np.float64) - centers).sum()
             if not unchanged:
                 centers = moved
-            if unchanged or shift <= tolerance:
-                break
+            iterations += 1
         if not unchanged:
             _assign(x, centers, labels, distances)
 
@@ -94,7 +94,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         self.cluster_centers_ = centers
         self.labels_ = labels
         self.inertia_ = float(distances.sum(dtype=np.float64))
-        self.n_iter_ = iteration
+        self.n_iter_ = iterations
         return self
 
     def predict(self, X: Any) -> np.ndarray:  # X: [N, D]

@@ -123,6 +123,10 @@ class SelectConfig:
         None, gt=0, le=1, description="Share of the readable images to keep; 0.15 if not given."
     )
     n: int | None = Field(None, ge=1, description="Number of images to keep.")
+    strategy: str = Field("rsprune", description="How to choose; see the table of strategies in the docs.")
+    pool: Literal["auto", "readable", "eligible", "distinct"] = Field(
+        "auto", description="Images to choose from: all readable, past the filters, or past duplicates too."
+    )
     # Of non-overlapping neighbours on Sentinel-2 and Blue Marble 99 % stay below 0.94 (lite0); above it lie
     # tiles of the same sea or ice, and copies that differ in brightness. 0.98 would find next to nothing.
     near_duplicate: float = Field(
@@ -131,13 +135,21 @@ class SelectConfig:
     # 0 and 0 is uniform over clusters.
     alpha: float = Field(0.0, description="Seats grow with cluster size to this power.")
     beta: float = Field(0.0, description="Seats grow with cluster spread to this power.")
-    rank: Literal["herding", "closest"] = Field("herding", description="Order inside a cluster.")
+    rank: Literal["herding", "closest", "mmr", "random"] = Field(
+        "herding", description="Order inside a cluster."
+    )
+    mmr_lambda: float = Field(0.5, ge=0, le=1, description="For mmr: 1 is closest, 0 most different.")
 
     @model_validator(mode="after")
     def _one_budget(self):
         if self.keep is not None and self.n is not None:
             raise ValueError("--keep and --n exclude each other: give one of them")
         return self
+
+    @property
+    def rsprune(self) -> dict[str, Any]:
+        """The settings of the strategy `rsprune`, which no other one reads."""
+        return {name: getattr(self, name) for name in ("alpha", "beta", "rank", "mmr_lambda")}
 
     def budget(self, readable: int) -> int:
         """Number of images to keep out of `readable`."""
@@ -208,7 +220,9 @@ def absolute(path: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ConfigError(f"the name of {path!r} is not UTF-8: rename it, or give the folder above it") from None
+        raise ConfigError(
+            f"the name of {path!r} is not UTF-8: rename it, or give the folder above it"
+        ) from None
     return text
 
 

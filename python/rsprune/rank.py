@@ -6,7 +6,7 @@ import numpy as np
 
 from rsprune.rows import BLOCK_BYTES, groups, unit_rows
 
-METHODS = ("herding", "closest")
+METHODS = ("herding", "closest", "mmr", "random")
 _COMPACT_ABOVE = 512  # rows; below, dropping the taken ones costs more than it saves
 
 
@@ -17,17 +17,23 @@ def rank_within(
     keys: np.ndarray,
     method: str = "herding",
     centers: np.ndarray | None = None,
+    mmr_lambda: float = 0.5,
 ) -> np.ndarray:
     """Place of every image inside its cluster.
 
     Args:
-        x: embeddings [N, D]; `herding` looks at their directions only.
+        x: embeddings [N, D]; `herding` and `mmr` look at their directions only.
         labels: cluster of each image [N]; images below 0 are not ranked.
         keys: uint64 [N] from `rows.content_key`; the smaller one wins a tie.
         method: `herding` takes next the image with the largest x.mu minus its mean similarity to those
             already taken, after Welling, "Herding dynamical weights to learn", 2009, and Chen, Welling and
-            Smola, "Super-samples from kernel herding", 2010; `closest` goes by distance to the centre.
-        centers: [K, D]; None takes the mean of the cluster's images, unit length first for `herding`.
+            Smola, "Super-samples from kernel herding", 2010; `closest` goes by distance to the centre; `mmr`
+            takes next the image with the largest lambda * cosine to the centre - (1 - lambda) * largest
+            cosine to one already taken, after Carbonell and Goldstein, "The use of MMR", 1998; `random` goes
+            by key.
+        centers: [K, D]; None takes the mean of the cluster's images, unit length first where only directions
+            count.
+        mmr_lambda: 1 is closest by cosine, 0 the most different from those taken.
 
     Returns:
         Rank int64 [N], 0 is best; -1 where the image is not ranked.
@@ -40,13 +46,18 @@ def rank_within(
     labels = np.asarray(labels)
     rank = np.full(len(labels), -1, dtype=np.int64)
     for label, rows in groups(labels, keys):
-        members = unit_rows(x[rows]) if method == "herding" else np.asarray(x[rows], dtype=np.float32)
+        if method == "random":
+            rank[rows] = np.arange(len(rows))
+            continue
+        members = np.asarray(x[rows], dtype=np.float32) if method == "closest" else unit_rows(x[rows])
         if centers is None:
             center = members.mean(axis=0, dtype=np.float64).astype(np.float32)
         else:
             center = np.asarray(centers[label], dtype=np.float32)
         if method == "herding":
             taken = _herd(members, center)
+        elif method == "mmr":
+            taken = _marginal(members, unit_rows(center[None])[0], mmr_lambda)
         else:
             taken = np.argsort(np.square(members - center).sum(axis=1), kind="stable")
         rank[rows[taken]] = np.arange(len(rows))
@@ -97,4 +108,18 @@ def _herd(x: np.ndarray, center: np.ndarray) -> np.ndarray:
             n_taken_here = 0
         np.multiply(similarity, -1 / n_taken, out=score)
         score += towards_center
+    return order
+
+
+def _marginal(x: np.ndarray, center: np.ndarray, weight: float) -> np.ndarray:
+    """Order [n] int64 of the unit rows `x` [n, D] by maximal marginal relevance; the lower row wins a tie."""
+    relevance = weight * (x @ center)
+    nearest = np.full(len(x), -np.inf, dtype=np.float32)
+    score = relevance.copy()
+    order = np.empty(len(x), dtype=np.int64)
+    for i in range(len(x)):
+        order[i] = best = score.argmax()
+        np.maximum(nearest, x @ x[best], out=nearest)
+        relevance[best] = -np.inf
+        score = relevance - (1 - weight) * nearest
     return order

@@ -1,8 +1,7 @@
-"""Scenes: a labelled reference gives prototypes, tags, the granularity of clusters and strata to fit on."""
+"""Scenes: a labelled reference gives prototypes and tags, and tags give strata to fit clusters on."""
 
 from __future__ import annotations
 
-import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -22,10 +21,7 @@ from rsprune.rows import (
 )
 
 UNKNOWN = -1
-PURITY = 0.9  # share of a cluster's images that have its commonest class
 PSEUDO_GRANULARITY = 4  # clusters per pseudo-scene, as no reference is there to say
-_BENCHMARK_IMAGES = 8192  # more move the benchmark by less than its spread over seeds
-_MAX_GRANULARITY = 32
 
 
 @dataclass(frozen=True)
@@ -86,7 +82,7 @@ def fit_prototypes(
     Raises:
         ConfigError: if no labelled image can be used, or the references differ in their features.
     """
-    names, labels, x = _joined(reference)
+    names, labels, x = joined(reference)
     keys = content_key(row_hashes(x), seed)
     vectors, scene, own = [], [], []
     for label, rows in groups(labels, keys):
@@ -150,53 +146,6 @@ def tag(x: np.ndarray, prototypes: Prototypes) -> SceneTags:
     return SceneTags(scene, similarity, margin)
 
 
-def calibrate(reference: Reference | Sequence[Reference], *, seed: int = 0) -> dict:
-    """The reference as benchmark of the embedding space, ready for JSON.
-
-    Returns:
-        `granularity` g, the smallest for which k-means with g clusters per class is at least 90 % pure
-        (`reached`; else the largest that leaves 8 images to a cluster, at most 32); for S classes and for
-        g * S clusters: `nmi`, `ami`, `ari`, `purity`; `knn_accuracy` of 5 neighbours, leave-one-out, None
-        for a single image; `images`, `images_used` and `classes`.
-    """
-    names, labels, x = _joined(reference)
-    keys = content_key(row_hashes(x), seed)
-    rows = unique_rows(keys)[:_BENCHMARK_IMAGES]
-    x, labels = x[rows], labels[rows]
-    n_classes = len(np.unique(labels))
-    fitted: dict[int, np.ndarray] = {}
-
-    def purity(g: int) -> float:
-        if g not in fitted:
-            fitted[g] = _cluster(x, min(g * n_classes, len(x)), seed)[0]
-        return _purity(labels, fitted[g])
-
-    most = max(1, min(_MAX_GRANULARITY, len(x) // (8 * n_classes)))
-    # Doubling, then halving the last gap: the fits with many clusters are the slow ones.
-    failed, g = 0, 1
-    while purity(g) < PURITY and g < most:
-        failed, g = g, min(2 * g, most)
-    reached = purity(g) >= PURITY
-    while reached and g - failed > 1:
-        middle = (failed + g) // 2
-        failed, g = (failed, middle) if purity(middle) >= PURITY else (middle, g)
-    return {
-        "images": len(keys),
-        "images_used": len(rows),
-        "classes": list(names),
-        "granularity": g,
-        "reached": bool(reached),
-        "at_classes": _agreement(labels, fitted[1]),
-        "at_granularity": _agreement(labels, fitted[g]),
-        "knn_accuracy": _knn_accuracy(x, labels),
-    }
-
-
-def pool_clusters(granularity: int, scenes_present: int, n: int) -> int:
-    """Clusters for a pool of `n` distinct images: granularity x scenes, at least 16, at most n / 8."""
-    return max(1, min(max(16, granularity * scenes_present), n // 8))
-
-
 def stratified_sample(
     scene: np.ndarray, n_fit: int, keys: np.ndarray, candidates: np.ndarray | None = None
 ) -> np.ndarray:
@@ -222,7 +171,7 @@ def stratified_sample(
     return rows[np.sort(first)]
 
 
-def _joined(reference: Reference | Sequence[Reference]) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
+def joined(reference: Reference | Sequence[Reference]) -> tuple[tuple[str, ...], np.ndarray, np.ndarray]:
     """Class names, labels [M] and unit rows [M, D] of all usable images of the references."""
     references = [reference] if isinstance(reference, Reference) else list(reference)
     used = {r.embeddings.shape[1]: r.name for r in references}
@@ -251,7 +200,7 @@ def _joined(reference: Reference | Sequence[Reference]) -> tuple[tuple[str, ...]
     return tuple(names), np.concatenate(labels), np.concatenate(x)
 
 
-def _cluster(x: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def cluster_rows(x: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Labels [N] and centres [K, D] of k-means on `x` [N, D]."""
     from rsprune.cluster import KMeans  # brings scikit-learn with it
 
@@ -268,53 +217,7 @@ def _directions(x: np.ndarray, k: int, seed: int) -> np.ndarray:
     elif len(x) <= k:
         centers = x
     else:
-        centers = _cluster(x, k, seed)[1]
+        centers = cluster_rows(x, k, seed)[1]
     centers = unit_rows(centers)
     # Opposite rows cancel out: one of them stands for the class rather than no direction at all.
     return centers if centers.any() else x[:1]
-
-
-def _purity(labels: np.ndarray, clusters: np.ndarray) -> float:
-    pairs, counts = np.unique(np.stack([clusters, labels]), axis=1, return_counts=True)
-    most = np.zeros(pairs[0].max() + 1, dtype=np.int64)
-    np.maximum.at(most, pairs[0], counts)
-    return float(most.sum() / len(labels))
-
-
-def _agreement(labels: np.ndarray, clusters: np.ndarray) -> dict[str, float]:
-    from sklearn import metrics
-
-    with warnings.catch_warnings():
-        # Warns where most clusters hold one image, as they do for a tiny reference.
-        warnings.filterwarnings("ignore", message="The number of unique classes is greater than 50%")
-        return {
-            "clusters": len(np.unique(clusters)),
-            "nmi": float(metrics.normalized_mutual_info_score(labels, clusters)),
-            "ami": float(metrics.adjusted_mutual_info_score(labels, clusters)),
-            "ari": float(metrics.adjusted_rand_score(labels, clusters)),
-            "purity": _purity(labels, clusters),
-        }
-
-
-def _knn_accuracy(x: np.ndarray, labels: np.ndarray, k: int = 5) -> float | None:
-    """Share of the unit rows `x` [N, D] whose k nearest others vote for their label; ties to the nearer."""
-    k = min(k, len(x) - 1)
-    if k < 1:
-        return None
-    classes, labels = np.unique(labels, return_inverse=True)
-    # Weights that only decide between equal numbers of votes.
-    vote = 1 + np.arange(k, 0, -1) / (4 * k * k)
-    right = 0
-    block = max(1, BLOCK_BYTES // (4 * len(x)))
-    for start in range(0, len(x), block):
-        similarity = x[start : start + block] @ x.T
-        own = np.arange(len(similarity))
-        similarity[own, start + own] = -np.inf
-        near = np.argpartition(-similarity, k - 1, axis=1)[:, :k]
-        near = np.take_along_axis(
-            near, np.argsort(-np.take_along_axis(similarity, near, axis=1), axis=1, kind="stable"), axis=1
-        )
-        votes = np.zeros((len(own), len(classes)))
-        np.add.at(votes, (own[:, None], labels[near]), vote)
-        right += int((votes.argmax(axis=1) == labels[start + own]).sum())
-    return right / len(x)

@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from rsprune import allocate
 from rsprune.config import FilterConfig, SelectConfig
 from rsprune.filters import CODES, eligibility
-from rsprune.rank import rank_by, rank_within, spreads
+from rsprune.rank import METHODS
 from rsprune.rows import content_key, finite_rows, groups, most_similar, row_hashes, unique_rows, unit_rows
+from rsprune.strategies import Clusters, Strategy, load_strategy
 
 _NONE = -1
 _COSINE_EPSILON = 1e-6  # float32 rounding of the cosine of a row with itself
@@ -27,8 +27,8 @@ class Decisions:
     Attributes:
         reason: uint8 [N], index into `filters.REASONS`.
         kept: bool [N].
-        rank: int64 [N], 0 is best; every image that survived filters and duplicates is ranked, the others
-            are -1. The selection for any budget B is `rank < B`.
+        rank: int64 [N], 0 is best; the images that the strategy chose from are ranked, or only the kept ones
+            where it does not rank them all; the others are -1. The selection for any budget B is `rank < B`.
         score: float32 [N], entropy in bits.
         threshold: float32 [N], the threshold that decided (bits; a cosine for near duplicates).
         duplicate_of: int64 [N], row of the image that stays in its place, or -1.
@@ -118,6 +118,9 @@ def decide(
 ) -> Decisions:
     """Decides about every image of a pool.
 
+    Filters and duplicates decide only where the strategy chooses from `eligible` or `distinct` images; an
+    image that is no part of its choice for another reason than being unreadable is then not ranked.
+
     Args:
         scores: columns [N] as for `filters.eligibility`; `entropy` also says which duplicate stays.
         hashes: content hashes [N], None where unreadable.
@@ -126,14 +129,18 @@ def decide(
         distance: float32 [N] to the centre of the cluster, for the ranking `closest`.
         centers: [K, D].
         filters: thresholds of the filters.
-        select: duplicates, allocation and ranking; its `keep` and `n` are not read.
+        select: strategy, duplicates, allocation and ranking; its `keep` and `n` are not read.
         budget: images to keep; if fewer survive, all of them are kept.
-        seed: decides ties only.
+        seed: decides ties, and whatever a strategy leaves to chance.
 
     Raises:
         ValueError: if the arrays differ in length.
+        ConfigError: if there is no such strategy.
+        RspruneError: if the strategy does not return what it was asked for.
     """
     select = select or SelectConfig()
+    strategy = load_strategy(select.strategy, **select.rsprune)
+    pool = strategy.pool if select.pool == "auto" else select.pool
     labels = np.asarray(labels)
     n = len(x)
     quality = np.asarray(scores["entropy"], dtype=np.float32)
@@ -147,18 +154,26 @@ def decide(
     reason, threshold = passed.reason.copy(), passed.threshold_used.copy()
     reason[passed.eligible & ~embedded] = CODES["unreadable"]
     threshold[passed.eligible & ~embedded] = np.nan
+    if pool == "readable":
+        reason[(reason != CODES["unreadable"]) & embedded] = 0
+        threshold[:] = np.nan
 
-    duplicate_of = exact_duplicates(hashes, quality, keys, reason == 0)
-    reason[duplicate_of >= 0] = CODES["exact_duplicate"]
-    near = near_duplicates(x, labels, quality, keys, select.near_duplicate, reason == 0)
-    reason[near >= 0] = CODES["near_duplicate"]
-    threshold[near >= 0] = select.near_duplicate
-    duplicate_of = np.where(near >= 0, near, duplicate_of)
+    duplicate_of = np.full(n, _NONE, dtype=np.int64)
+    if pool == "distinct":
+        duplicate_of = exact_duplicates(hashes, quality, keys, reason == 0)
+        reason[duplicate_of >= 0] = CODES["exact_duplicate"]
+        near = near_duplicates(x, labels, quality, keys, select.near_duplicate, reason == 0)
+        reason[near >= 0] = CODES["near_duplicate"]
+        threshold[near >= 0] = select.near_duplicate
+        duplicate_of = np.where(near >= 0, near, duplicate_of)
 
-    by_distance = distance if select.rank == "closest" else None
-    rank = _rank(x, labels, keys, reason == 0, select.rank, select.alpha, select.beta, by_distance)
+    chosen_from = np.flatnonzero(reason == 0)
+    order = _order(strategy, chosen_from, x, scores, (labels, distance, centers), keys, budget, seed)
+    rank = np.full(n, _NONE, dtype=np.int64)
+    rank[order] = np.arange(len(order))
     kept = (rank >= 0) & (rank < budget)
-    reason[(rank >= 0) & ~kept] = CODES["over_budget"]
+    reason[chosen_from] = CODES["over_budget"]
+    reason[kept] = CODES["kept"]
     nearest, similarity = _nearest_kept(
         x, np.where(embedded, labels, _NONE), keys, kept, duplicate_of, centers
     )
@@ -181,10 +196,10 @@ def select(
     *,
     labels: Any = None,
     scores: Any = None,
-    alpha: float = 0.0,
-    beta: float = 0.0,
-    rank: str = "herding",
-    near_duplicate: float = 0.95,
+    alpha: float = SelectConfig.alpha,
+    beta: float = SelectConfig.beta,
+    rank: str = SelectConfig.rank,
+    near_duplicate: float = SelectConfig.near_duplicate,
     seed: int = 0,
 ) -> Any:
     """Chooses images from their embeddings, uniformly over clusters and representative inside them.
@@ -197,7 +212,7 @@ def select(
         scores: quality of each image [N]; the better of two duplicates stays. None leaves it to the seed.
         alpha: seats of a cluster ~ size^alpha * spread^beta; 0, 0 is uniform over clusters.
         beta: see `alpha`.
-        rank: order inside a cluster, `herding` or `closest` to its mean.
+        rank: order inside a cluster: `herding`, `closest` to its mean, `mmr` or `random`.
         near_duplicate: cosine from which images of one cluster are duplicates; above 1 switches it off.
         seed: for the k-means and for ties.
 
@@ -215,6 +230,8 @@ def select(
         rows = rows.astype(np.float32)
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
+    if rank not in METHODS:
+        raise ValueError(f"rank must be one of {', '.join(METHODS)}, got {rank!r}")
     quality = np.zeros(len(rows), np.float32) if scores is None else _to_numpy(scores)
     _same_length(len(rows), "x", scores=quality)
     candidates = finite_rows(rows)
@@ -228,45 +245,34 @@ def select(
     candidates &= clusters >= 0
     candidates &= exact_duplicates(hashes, quality, keys, candidates) < 0
     candidates &= near_duplicates(rows, clusters, quality, keys, near_duplicate, candidates) < 0
-    places = _rank(rows, clusters, keys, candidates, rank, alpha, beta)
-    order = np.empty(int(candidates.sum()), dtype=np.int64)
-    order[places[candidates]] = np.flatnonzero(candidates)
+    left = np.flatnonzero(candidates)
+    around = Clusters.of(rows[left], clusters[left])
+    labels, distance = np.full(len(rows), _NONE), np.zeros(len(rows), np.float32)
+    labels[left], distance[left] = around.labels, around.distance
+    strategy = load_strategy("rsprune", alpha=alpha, beta=beta, rank=rank)
+    order = _order(strategy, left, rows, {}, (labels, distance, around.centers), keys, n, seed)
     return _like(order[:n], x)
 
 
-def _rank(
+def _order(
+    strategy: Strategy,
+    rows: np.ndarray,
     x: np.ndarray,
-    labels: np.ndarray,
+    scores: Mapping[str, np.ndarray],
+    clusters: tuple[np.ndarray, np.ndarray, np.ndarray],
     keys: np.ndarray,
-    candidates: np.ndarray,
-    method: str,
-    alpha: float,
-    beta: float,
-    distance: np.ndarray | None = None,
+    budget: int,
+    seed: int,
 ) -> np.ndarray:
-    """Place int64 [N] of every candidate in the one order of the run, 0 is best; -1 for the others."""
-    present, cluster = np.unique(labels[candidates], return_inverse=True)
-    within = np.full(len(labels), _NONE, dtype=np.int64)
-    within[candidates] = cluster
-    if distance is None:
-        in_cluster = rank_within(x, within, keys=keys, method=method)
-    else:
-        in_cluster = rank_by(distance, within, keys=keys)
-    # Measuring the spread reads all embeddings again: only where it counts.
-    spread = spreads(x, within, len(present), keys=keys) if beta else None
-    rows = np.flatnonzero(candidates)
-    order = allocate.order(
-        in_cluster[rows],
-        cluster,
-        np.bincount(cluster, minlength=len(present)),
-        spread,
-        alpha,
-        beta,
-        keys=keys[rows],
-    )
-    place = np.full(len(labels), _NONE, dtype=np.int64)
-    place[rows[order]] = np.arange(len(rows))
-    return place
+    """The images among `rows` [M] int64, best first, that `strategy` chooses; see `Strategy.order`.
+
+    `clusters` holds labels [N], distances [N] and centres [K, D].
+    """
+    rows = rows[np.argsort(keys[rows], kind="stable")]
+    labels, distance, centers = clusters
+    given = Clusters(labels[rows].astype(np.int64), distance[rows], np.asarray(centers, np.float32))
+    columns = {name: np.asarray(column)[rows] for name, column in scores.items()}
+    return rows[strategy.order(x[rows], columns, given, budget, seed)]
 
 
 def _leaders(x: np.ndarray, threshold: float) -> np.ndarray:
