@@ -19,7 +19,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(SOURCES)
-	$(PIP) --no-build-isolation -e '.[demo,test,lint,bench]'
+	$(PIP) --no-build-isolation -e '.[demo,test,lint,bench,docs]'
 	touch $@
 
 demo: setup
@@ -37,7 +37,7 @@ bench: setup
 	$(BIN)/python -m pytest benchmarks -q --benchmark-only
 
 docs: setup
-	$(BIN)/python -m pydoc -w rsprune
+	$(BIN)/mkdocs build --strict -q
 
 clean:
 	rm -rf $(VENV) build dist demo .pytest_cache .ruff_cache .hypothesis

@@ -101,8 +101,8 @@ def explain(
     times = f"{g} x {scenes} scenes of the pool = {wanted:,}"
     if k == wanted:
         return f"{k:,} clusters: {ground}; {times}."
-    bound = f"the least is {_LEAST}" if k > wanted else f"{distinct:,} distinct images allow {k:,}"
-    return f"{k:,} clusters: {ground}; {times}, but {bound}."
+    bounds = f"at least {_LEAST} and at most one to 8 of its {distinct:,} distinct images"
+    return f"{k:,} clusters: {ground}; {times}, but the pool has {bounds}."
 
 
 def spaces(features: Sequence[np.ndarray]) -> dict[str, list[np.ndarray]]:
@@ -146,10 +146,9 @@ def benchmark(
         `purity` of k-means, and `knn_accuracy`, which is the same for all granularities.
     """
     rows = []
-    for part in [[r] for r in references] if len(references) > 1 else []:
-        at = [references.index(part[0])]
-        mine = {names: [x[i] for i in at] for names, x in candidates.items()}
-        rows += [{**row, "reference": part[0].name} for row in _compared(part, mine, granularities, seed)]
+    for i, one in enumerate(references if len(references) > 1 else ()):
+        mine = {names: [x[i]] for names, x in candidates.items()}
+        rows += [{**row, "reference": one.name} for row in _compared([one], mine, granularities, seed)]
     return rows + _compared(references, candidates, granularities, seed)
 
 
@@ -166,7 +165,8 @@ def _compared(
         mine = [replace(r, embeddings=e) for r, e in zip(references, embeddings, strict=True)]
         _, own, y = joined(mine)
         # An image that only this candidate cannot embed costs the comparability of the sample, not the row.
-        rows = chosen if len(own) == len(labels) else np.arange(len(own))[:_BENCHMARK_IMAGES]
+        same = len(own) == len(labels)
+        rows = chosen if same else unique_rows(content_key(row_hashes(y), seed))[:_BENCHMARK_IMAGES]
         y, own = y[rows], own[rows]
         n_classes, knn = len(np.unique(own)), _knn_accuracy(y, own)
         for g in sorted(set(granularities)):

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save
 from sklearn.exceptions import ConvergenceWarning
 
+from rsprune.calibration import calibrate, pool_clusters
 from rsprune.cluster import KMeans
 from rsprune.config import FilterConfig
 from rsprune.errors import ConfigError
@@ -23,9 +24,7 @@ from rsprune.scenes import (
     PSEUDO_GRANULARITY,
     Prototypes,
     SceneTags,
-    calibrate,
     fit_prototypes,
-    pool_clusters,
     pseudo_scenes,
     stratified_sample,
     tag,
