@@ -11,12 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+import alexnet
 import numpy as np
 from PIL import Image as Picture
 from scipy import ndimage
 
 from rsprune import demo
 from rsprune.encoders import load_encoder
+from rsprune.judge import colour_texture
 from rsprune.ops import patch_entropy
 from rsprune.radiometry import Radiometry
 from rsprune.scores import SCORES, content_hash, score_batch
@@ -41,8 +43,9 @@ class Tiles:
         fault: text [N], "" for a clean tile, else one of `FAULTS`.
         origin: int64 [N], equal for a tile and its copies.
         hashes: content hash [N].
-        judge: float32 [N, J], colour and texture statistics.
-        second: float32 [N, R], random convolutional features.
+        deviation: float32 [N], mean over bands of the standard deviation of the pixels.
+        statistics: float32 [N, 37], colour and texture statistics.
+        alexnet: float32 [N, 256], conv5.
         entropies: float32 [N, len(PATCHES)], bits.
         scores: float32 [N, len(SCORES)].
         features: by encoder, float32 [N, D], not yet transformed.
@@ -52,8 +55,9 @@ class Tiles:
     fault: np.ndarray
     origin: np.ndarray
     hashes: np.ndarray
-    judge: np.ndarray
-    second: np.ndarray
+    deviation: np.ndarray
+    statistics: np.ndarray
+    alexnet: np.ndarray
     entropies: np.ndarray
     scores: np.ndarray
     features: dict[str, np.ndarray]
@@ -68,6 +72,11 @@ class Tiles:
     @property
     def clean(self) -> np.ndarray:
         return self.fault == ""
+
+    @property
+    def empty(self) -> np.ndarray:
+        """Whether there is next to nothing to see: a deviation below 3 of 255, as on open sea."""
+        return self.deviation < 3
 
     @property
     def bad(self) -> np.ndarray:
@@ -94,7 +103,7 @@ def long_tailed(clean: Tiles, faulty: Tiles, seed: int) -> Tiles:
     return _joined(clean.take(taken), faulty.take(np.sort(random.permutation(usable)[:n])))
 
 
-def load(cache: Path, seed: int, encoders: tuple[str, ...]) -> tuple[Tiles, Tiles]:
+def load(cache: Path, archive: Path, seed: int, encoders: tuple[str, ...]) -> tuple[Tiles, Tiles]:
     """The clean tiles, and those planted with `seed`; from the cache where they are there."""
     pixels: list[tuple[np.ndarray, np.ndarray]] = []
 
@@ -111,31 +120,49 @@ def load(cache: Path, seed: int, encoders: tuple[str, ...]) -> tuple[Tiles, Tile
     def faulty_images() -> tuple[list[Image], dict[str, np.ndarray]]:
         return _planted(*clean_pixels(), seed)
 
-    clean = _cached(cache / "clean.npz", clean_images, encoders)
-    return clean, _cached(cache / f"planted-{seed}.npz", faulty_images, encoders)
+    clean = _cached(cache / "clean.npz", clean_images, encoders, archive)
+    return clean, _cached(cache / f"planted-{seed}.npz", faulty_images, encoders, archive)
+
+
+def load_reference(cache: Path, encoder: str) -> tuple[np.ndarray, np.ndarray]:
+    """Scene text [M] and features [M, D] of the labelled reference."""
+    path = cache / "reference.npz"
+    arrays: dict[str, np.ndarray] = dict(np.load(path)) if path.exists() else {}
+    if encoder not in arrays:
+        tiles, arrays["scene"] = _reference_tiles()
+        arrays[encoder] = _features(encoder, list(tiles))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        np.savez(path, **arrays)
+    return arrays["scene"], arrays[encoder]
+
+
+def _features(encoder: str, images: list[np.ndarray]) -> np.ndarray:
+    encode = load_encoder(encoder, "cpu")
+    return np.concatenate([encode(images[i : i + 32]) for i in range(0, len(images), 32)])
 
 
 def _cached(
-    path: Path, make: Callable[[], tuple[list[Image], dict[str, np.ndarray]]], encoders: tuple[str, ...]
+    path: Path,
+    make: Callable[[], tuple[list[Image], dict[str, np.ndarray]]],
+    encoders: tuple[str, ...],
+    archive: Path,
 ) -> Tiles:
     arrays: dict[str, np.ndarray] = dict(np.load(path)) if path.exists() else {}
     missing = [name for name in encoders if f"features:{name}" not in arrays]
     if not arrays or missing:
         images, about = make()
         if not arrays:
-            arrays = {**about, **_described(images)}
+            arrays = {**about, **_described(images, archive)}
         filled = [_without_nodata(image) for image in images]
         for name in missing:
-            encoder = load_encoder(name, "cpu")
-            parts = [encoder(filled[i : i + 32]) for i in range(0, len(filled), 32)]
-            arrays[f"features:{name}"] = np.concatenate(parts)
+            arrays[f"features:{name}"] = _features(name, filled)
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, **arrays)
     columns = {name: a for name, a in arrays.items() if not name.startswith("features:")}
     return Tiles(**columns, features={name: arrays[f"features:{name}"] for name in encoders})
 
 
-def _described(images: list[Image]) -> dict[str, np.ndarray]:
+def _described(images: list[Image], archive: Path) -> dict[str, np.ndarray]:
     rows = score_batch(images, [IDENTITY] * len(images))
     filled = np.stack([_without_nodata(image) for image in images])
     valid = np.stack([np.ones(filled.shape[1:3], bool) if i.valid is None else i.valid for i in images])
@@ -144,8 +171,9 @@ def _described(images: list[Image]) -> dict[str, np.ndarray]:
     ]
     return {
         "hashes": np.array([content_hash(image) for image in images]),
-        "judge": np.stack([colour_and_texture(pixels) for pixels in filled]),
-        "second": random_features(filled),
+        "deviation": filled.std(axis=(1, 2)).mean(axis=1).astype(np.float32),
+        "statistics": np.stack([colour_texture(pixels) for pixels in filled]),
+        "alexnet": alexnet.features(archive, filled),
         "entropies": np.stack(entropies, axis=1).astype(np.float32),
         "scores": np.array([[row[name] for name in SCORES] for row in rows], np.float32),
     }
@@ -166,6 +194,34 @@ def _joined(a: Tiles, b: Tiles) -> Tiles:
 # Tiles and their scenes ---------------------------------------------------------------------------------------
 
 
+def _reference_tiles() -> tuple[np.ndarray, np.ndarray]:
+    """At most 100 tiles of each scene [M, 64, 64, 3] and their scenes, half a tile away from the pool's.
+
+    None of them is in the pool, though each shares a quarter of its ground with four tiles that are.
+    """
+    half = slice(TILE // 2, None)
+    b02, b03, b04, b08, b11 = (_band(demo.SENTINEL2[b].verified()) for b in ("B02", "B03", "B04", "B08", "B11"))
+    rows, columns = (np.minimum(np.arange(n) // 2, m - 1) for n, m in zip(b03.shape, b11.shape, strict=True))
+    bands = [band[half, half] for band in (b03, b04, b08, b11[np.ix_(rows, columns)])]
+    rgb = np.stack([b04, b03, b02], axis=-1)[half, half]
+    sentinel2 = _cut(Radiometry(demo.SENTINEL2_SCALE).bins(rgb))
+    scene = [f"{name} (10 m)" for name in demo.label_tiles(*bands).ravel()]
+    marble, sea = _marble(half)
+    scene += [_marble_scene(tile, share) for tile, share in zip(marble, sea, strict=True)]
+    pixels, names = np.concatenate([sentinel2, marble]), np.array(scene)
+    random = np.random.default_rng(0)
+    chosen = [random.permutation(np.flatnonzero(names == name))[:100] for name in np.unique(names)]
+    rows = np.sort(np.concatenate(chosen))
+    return pixels[rows], names[rows]
+
+
+def _band(path: Path) -> np.ndarray:
+    import rasterio
+
+    with rasterio.open(path, driver="GTiff") as scene:
+        return scene.read(1)
+
+
 def _clean_tiles(cache: Path) -> tuple[np.ndarray, np.ndarray]:
     """uint8 [N, 64, 64, 3] and scene text [N]: all tiles of Sentinel-2 and of Blue Marble."""
     data = demo.prepare(cache / "data")
@@ -174,11 +230,19 @@ def _clean_tiles(cache: Path) -> tuple[np.ndarray, np.ndarray]:
     paths = sorted(data.reference.glob("*/*.png"), key=lambda path: path.name)
     sentinel2 = np.stack([np.asarray(Picture.open(path)) for path in paths])
     labels = [f"{path.parent.name} (10 m)" for path in paths]
-    marble_path = demo.BLUE_MARBLE.verified()
-    marble = _cut(np.asarray(Picture.open(marble_path).convert("RGB")))
-    mask = np.frombuffer(gzip.decompress((marble_path.parent / LAND_MASK).read_bytes()), np.uint8)
-    labels += [_marble_scene(tile, sea) for tile, sea in zip(marble, _sea(mask), strict=True)]
+    marble, sea = _marble(slice(None))
+    labels += [_marble_scene(tile, share) for tile, share in zip(marble, sea, strict=True)]
     return np.concatenate([sentinel2, marble]), np.array(labels)
+
+
+def _marble(part: slice) -> tuple[np.ndarray, np.ndarray]:
+    """Blue Marble's tiles [N, 64, 64, 3] of rows and columns `part`, and the share of water in each."""
+    path = demo.BLUE_MARBLE.verified()
+    tiles = _cut(np.asarray(Picture.open(path).convert("RGB"))[part, part])
+    mask = np.frombuffer(gzip.decompress((path.parent / LAND_MASK).read_bytes()), np.uint8)
+    water = mask.reshape(2160, 4320)[::-1] != 1  # the mask begins in the south
+    rows, columns = np.arange(2700) * 4 // 5, np.arange(5400) * 4 // 5
+    return tiles, _cut(water[np.ix_(rows, columns)][part, part]).mean(axis=(1, 2))
 
 
 def _cut(pixels: np.ndarray) -> np.ndarray:
@@ -186,13 +250,6 @@ def _cut(pixels: np.ndarray) -> np.ndarray:
     rows, columns = pixels.shape[0] // TILE, pixels.shape[1] // TILE
     pixels = pixels[: rows * TILE, : columns * TILE].reshape(rows, TILE, columns, TILE, *pixels.shape[2:])
     return pixels.swapaxes(1, 2).reshape(-1, TILE, TILE, *pixels.shape[4:])
-
-
-def _sea(mask: np.ndarray) -> np.ndarray:
-    """Share of water of each Blue Marble tile, from the 5-minute land mask, which begins in the south."""
-    water = mask.reshape(2160, 4320)[::-1] != 1
-    rows, columns = np.arange(2700) * 4 // 5, np.arange(5400) * 4 // 5
-    return _cut(water[np.ix_(rows, columns)]).mean(axis=(1, 2))
 
 
 def _marble_scene(tile: np.ndarray, sea: float) -> str:
@@ -255,52 +312,3 @@ def _jpeg(tile: np.ndarray, quality: int) -> np.ndarray:
     file = io.BytesIO()
     Picture.fromarray(tile).save(file, "JPEG", quality=quality)
     return np.asarray(Picture.open(file))
-
-
-# Judges -------------------------------------------------------------------------------------------------------
-
-
-def colour_and_texture(tile: np.ndarray) -> np.ndarray:
-    """Statistics [61] of a tile [64, 64, 3] that no selecting feature is made of.
-
-    Mean, deviation and three percentiles per band; correlations of bands; log energy of oriented derivatives
-    at three scales; histogram of 8-neighbour local binary patterns by number of ones and of transitions.
-    """
-    values = tile.astype(np.float32)
-    flat = values.reshape(-1, 3)
-    colour = [flat.mean(0), flat.std(0), *np.percentile(flat, (5, 50, 95), axis=0)]
-    centred = (flat - flat.mean(0)) / (flat.std(0) + 1)
-    between = [(centred[:, a] * centred[:, b]).mean() for a, b in ((0, 1), (0, 2), (1, 2))]
-    grey = values.mean(axis=2)
-    energy = []
-    for sigma in (1, 2, 4):
-        dx, dy = (ndimage.gaussian_filter(grey, sigma, order=o, mode="nearest") for o in ((0, 1), (1, 0)))
-        for angle in np.arange(4) * np.pi / 4:
-            oriented = (np.cos(angle) * dx + np.sin(angle) * dy) * sigma
-            energy += [np.log1p(np.square(oriented).mean()), np.log1p(np.square(np.square(oriented)).mean()) / 2]
-    around = [grey[1 + y : TILE - 1 + y, 1 + x : TILE - 1 + x] for y, x in _CIRCLE]
-    bits = np.stack([a > grey[1:-1, 1:-1] for a in around])
-    turns = (bits != np.roll(bits, 1, axis=0)).sum(axis=0)
-    pattern = np.where(turns <= 2, bits.sum(axis=0), 9 + turns // 4)
-    patterns = np.sqrt(np.bincount(pattern.ravel(), minlength=12) / pattern.size)
-    return np.concatenate([*colour, between, energy, patterns]).astype(np.float32)
-
-
-_CIRCLE = ((-1, -1), (-1, 0), (-1, 1), (0, 1), (1, 1), (1, 0), (1, -1), (0, -1))
-
-
-def random_features(tiles: np.ndarray) -> np.ndarray:
-    """Mean rectified response [N, 256] to fixed random 7 x 7 filters of both signs, at two resolutions."""
-    import torch
-    import torch.nn.functional as F
-
-    random = np.random.default_rng(12345)
-    filters = random.normal(size=(64, 3, 7, 7))
-    filters -= filters.mean(axis=(2, 3), keepdims=True) * (random.random((64, 1, 1, 1)) < 0.75)
-    filters = torch.from_numpy((filters / np.sqrt(np.square(filters).sum((1, 2, 3), keepdims=True)))).float()
-    out = []
-    for start in range(0, len(tiles), 256):
-        x = torch.from_numpy(tiles[start : start + 256]).permute(0, 3, 1, 2).float() / 64 - 2
-        responses = [F.conv2d(y, filters) for y in (x, F.avg_pool2d(x, 3))]
-        out += [torch.cat([F.relu(s * r).mean((2, 3)) for r in responses for s in (1, -1)], 1).numpy()]
-    return np.concatenate(out)

@@ -10,6 +10,7 @@
 #include "device.h"
 #include "entropy.h"
 #include "kmeans.h"
+#include "texture.h"
 
 namespace py = pybind11;
 using namespace rsprune;
@@ -78,6 +79,50 @@ void patch_entropy(const Tensor& images, const Tensor& valid, const Tensor& lut,
 #endif
   static_cast<void>(cuda), static_cast<void>(stream);
   patch_entropy_cpu(source, type, mask, bins, to, s);
+}
+
+TextureShape texture_shape(const char* name, const Tensor& images, const Tensor& valid) {
+  RSPRUNE_CHECK(images.ndim() == 4, name, " must have shape [N, H, W, C], got ", images.shape_text());
+  RSPRUNE_CHECK(!on_cuda(name, images), name, " must be on the cpu, got ", images.device_text());
+  if (valid) {
+    check_shape("valid", valid, {images.size(0), images.size(1), images.size(2)});
+    check_optional_bytes("valid", valid);
+    check_same_device({{name, &images}, {"valid", &valid}});
+  }
+  return {images.size(0), images.size(1), images.size(2), images.size(3)};
+}
+
+void texture(const Tensor& images, const Tensor& valid, const Tensor& autocorrelation, const Tensor& sharpness) {
+  const TextureShape s = texture_shape("images", images, valid);
+  const Value type = images.is(kDLUInt, 8) ? Value::u8 : images.is(kDLUInt, 16) ? Value::u16 : Value::f32;
+  RSPRUNE_CHECK(type != Value::f32 || images.is(kDLFloat, 32), "images must be uint8, uint16 or float32, got ",
+                images.dtype_text());
+  check_shape("autocorrelation", autocorrelation, {s.images});
+  check_dtype("autocorrelation", autocorrelation, kDLFloat, 32, "float32");
+  check_shape("sharpness", sharpness, {s.images});
+  check_dtype("sharpness", sharpness, kDLFloat, 32, "float32");
+  check_same_device({{"images", &images}, {"autocorrelation", &autocorrelation}, {"sharpness", &sharpness}});
+  const void* source = images.data("images");
+  const auto* mask = valid ? static_cast<const uint8_t*>(valid.data("valid")) : nullptr;
+  auto* correlation = static_cast<float*>(autocorrelation.mutable_data("autocorrelation"));
+  auto* sharp = static_cast<float*>(sharpness.mutable_data("sharpness"));
+
+  py::gil_scoped_release nogil;
+  texture_cpu(source, type, mask, correlation, sharp, s);
+}
+
+void saturated(const Tensor& bins, const Tensor& valid, const Tensor& counts) {
+  const TextureShape s = texture_shape("bins", bins, valid);
+  check_dtype("bins", bins, kDLUInt, 8, "uint8");
+  check_shape("counts", counts, {s.images});
+  check_dtype("counts", counts, kDLInt, 64, "int64");
+  check_same_device({{"bins", &bins}, {"counts", &counts}});
+  const auto* bin = static_cast<const uint8_t*>(bins.data("bins"));
+  const auto* mask = valid ? static_cast<const uint8_t*>(valid.data("valid")) : nullptr;
+  auto* count = static_cast<int64_t*>(counts.mutable_data("counts"));
+
+  py::gil_scoped_release nogil;
+  saturated_cpu(bin, mask, count, s);
 }
 
 Float float_type(const char* name, const Tensor& tensor) {
@@ -189,6 +234,9 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def("best_isa", [] { return isa_name(best_isa()); });
   m.def("patch_entropy", &patch_entropy, array("images"), py::arg("valid").none(true),
         py::arg("lut").none(true), array("out"), py::arg("patch"), py::arg("stream") = 0);
+  m.def("texture", &texture, array("images"), py::arg("valid").none(true), array("autocorrelation"),
+        array("sharpness"));
+  m.def("saturated", &saturated, array("bins"), py::arg("valid").none(true), array("counts"));
   m.def("kmeans_assign", &kmeans_assign, array("x"), array("centers"), array("labels"), array("distances"),
         py::arg("stream") = 0);
   m.def("kmeans_sums", &kmeans_sums, array("x"), array("labels"), array("sums"), array("counts"));

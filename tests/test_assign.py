@@ -208,6 +208,19 @@ def test_only_rows_in_doubt_are_rechecked(isa):
     assert rechecked(halfway.astype(np.float32), centers) > 16
 
 
+def test_points_with_many_candidates(isa):
+    """Crowds of centres far from the mean: coarse scores cannot tell them apart, so rows are screened again."""
+    rng = np.random.default_rng(11)
+    crowd = 30 * np.sign(rng.standard_normal((3, 1, 40))) + 1e-3 * rng.standard_normal((3, 300, 40))
+    centers = crowd.reshape(-1, 40).astype(np.float32)
+    x = centers[rng.integers(0, len(centers), 3000)] + 1e-4 * rng.standard_normal((3000, 40)).astype(
+        np.float32
+    )
+    x[1000:1100] = rng.standard_normal((100, 40))
+    assert_equals_reference(x, centers, "cpu")
+    assert rechecked(x, centers) > 100
+
+
 def test_same_result_on_any_number_of_threads():
     code = (
         "import numpy as np, rsprune, hashlib; r = np.random.default_rng(0);"

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from rsprune.calibration import calibrate, pool_clusters
+from rsprune.calibration import benchmark, calibrate, explain, pool_clusters, spaces
 from rsprune.scenes import Reference
 from test_scenes import blobs
 
@@ -66,3 +66,83 @@ def test_nearest_neighbours_vote():
 )
 def test_pool_clusters(granularity, present, n, expected):
     assert pool_clusters(granularity, present, n) == expected
+
+
+def test_spaces_by_hand():
+    # Four directions at two scales: standardised they are alike, whitened as well; unit length keeps the raw ones.
+    x = np.float32([[3, 0], [-3, 0], [0, 0.1], [0, -0.1], [np.nan, 0]])
+    found = spaces([x[:2], x[2:]])
+    assert set(found) == {"raw", "standardised", "whitened"}
+    assert [[len(part) for part in parts] for parts in found.values()] == [[2, 3]] * 3
+    for name, parts in found.items():
+        y = np.concatenate(parts)
+        assert np.isnan(y[4]).any(), name
+        np.testing.assert_allclose(np.linalg.norm(y[:4], axis=1)[[0, 1]], 1, atol=1e-3)
+    np.testing.assert_allclose(found["standardised"][1][:2], [[0, 1], [0, -1]], atol=1e-3)
+
+
+def test_whitening_gives_components_one_scale_and_drops_the_least():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(500, 3)) * (5, 4, 0.01) + 7
+    (y,) = spaces([x])["whitened"]
+    assert y.shape == (500, 2)
+    np.testing.assert_allclose(np.cov(y.T), np.eye(2) / 2, atol=0.06)
+
+
+@pytest.mark.parametrize("x", [np.ones((5, 3)), np.full((2, 3), np.nan), np.zeros((1, 4))])
+def test_spaces_of_features_that_say_nothing(x):
+    for parts in spaces([x]).values():
+        assert [len(part) for part in parts] == [len(x)]
+
+
+def test_candidates_are_compared_on_each_reference_and_on_all():
+    clean, other = blobs(seed=0), replace(blobs(seed=1), name="other", classes=("d", "e", "f"))
+    noise = [np.random.default_rng(i).normal(size=(90, 8)) for i in range(2)]
+    candidates = {("good", "raw"): [clean.embeddings, other.embeddings], ("bad", "raw"): noise}
+    rows = benchmark([clean, other], candidates, granularities=(1, 2, 100), seed=0)
+    assert [(r["reference"], r["encoder"], r["granularity"]) for r in rows] == [
+        (reference, encoder, g)
+        for reference in ("ref", "other", None)
+        for encoder in ("good", "bad")
+        for g in (1, 2)
+    ]  # 100 clusters per class would hold no 8 images each
+    by_name = {(r["reference"], r["encoder"], r["granularity"]): r for r in rows}
+    good, bad = by_name["ref", "good", 1], by_name["ref", "bad", 1]
+    assert good["nmi"] == good["ari"] == good["purity"] == good["knn_accuracy"] == pytest.approx(1)
+    assert good["clusters"] == 3
+    assert bad["nmi"] < 0.2
+    assert bad["knn_accuracy"] < 0.6
+    # Both sets lie in the same three directions under different names, so together two classes share each.
+    assert by_name[None, "good", 1]["purity"] == pytest.approx(0.5, abs=0.1)
+    assert json.loads(json.dumps(rows, allow_nan=False)) == rows
+
+
+def test_the_row_of_the_run_is_what_calibration_says():
+    reference = blobs(spread=0.4)
+    found = calibrate(reference, seed=2)
+    (row,) = benchmark([reference], {("e", "run"): [reference.embeddings]}, granularities=(1,), seed=2)
+    assert {k: row[k] for k in found["at_classes"]} == found["at_classes"]
+    assert row["knn_accuracy"] == found["knn_accuracy"]
+
+
+def calibrated(granularity, purity, reached):
+    at = {"clusters": 3 * granularity, "purity": purity}
+    return {"granularity": granularity, "reached": reached, "at_granularity": at}
+
+
+@pytest.mark.parametrize(
+    ("k", "found", "asked", "parts"),
+    [
+        (40, calibrated(8, 0.91, True), False, ["40 clusters: 24 clusters", "8 per class, are 91 % pure, and fewer",
+                                                "8 x 5 scenes of the pool = 40."]),
+        (40, calibrated(8, 0.8999, False), False, ["89.9 % pure, short of 90 %", "fewer than 8 images"]),
+        (160, calibrated(32, 0.5, False), False, ["50 % pure, short of 90 %, and the search goes no further"]),
+        (16, calibrated(1, 0.95, True), False, ["1 x 5 scenes of the pool = 5, but the pool has at least 16"]),
+        (7, calibrated(8, 0.91, True), True, ["7 clusters, as asked for", "so 40 would have been chosen"]),
+        (20, None, False, ["20 clusters: without a reference there are 4", "4 x 5 scenes of the pool = 20."]),
+    ],
+)  # fmt: skip
+def test_the_number_of_clusters_is_explained(k, found, asked, parts):
+    sentence = explain(k, 1000, 5, calibrated=found, asked=asked)
+    assert all(part in sentence for part in parts), sentence
+    assert sentence.endswith(".")

@@ -116,7 +116,7 @@ def test_every_image_has_one_decision_that_agrees_with_itself(pool, rank):
     np.testing.assert_array_equal(images.content[exact], images.content[result.duplicate_of[exact]])
     near = reason == "near_duplicate"
     x = images.x.astype(np.float32)
-    assert ((x[near] * x[result.duplicate_of[near]]).sum(axis=1) > 0.97).all()
+    assert ((x[near] * x[result.duplicate_of[near]]).sum(axis=1) > 0.94).all()
     low = reason == "low_entropy"
     assert (result.score[low] < result.threshold[low]).all()
     assert (result.score[result.kept] >= result.threshold[result.kept]).all()

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import rsprune.rank
-from rsprune.rank import rank_by, rank_within, spreads
+from rsprune.rank import METHODS, rank_by, rank_within, spreads
 from rsprune.rows import unit_rows
 
 
@@ -73,7 +73,7 @@ def test_the_closest_image_is_first(centers):
         np.testing.assert_array_equal(members[np.argsort(distance)], members[np.argsort(rank[members])])
 
 
-@pytest.mark.parametrize("method", ["herding", "closest"])
+@pytest.mark.parametrize("method", METHODS)
 def test_ranks_are_complete_in_every_cluster(method):
     x, labels, keys = pool(100)
     labels[::7] = -1
@@ -83,7 +83,7 @@ def test_ranks_are_complete_in_every_cluster(method):
         assert sorted(rank[labels == k]) == list(range((labels == k).sum()))
 
 
-@pytest.mark.parametrize("method", ["herding", "closest"])
+@pytest.mark.parametrize("method", METHODS)
 def test_neither_row_order_nor_cluster_numbers_matter(method):
     x, labels, keys = pool(300, seed=5)
     expected = rank_within(x, labels, keys=keys, method=method)
@@ -92,12 +92,54 @@ def test_neither_row_order_nor_cluster_numbers_matter(method):
     np.testing.assert_array_equal(got, expected[shuffle])
 
 
-@pytest.mark.parametrize("method", ["herding", "closest"])
+@pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("value", [0.0, 0.3])
 def test_equal_images_go_by_key(method, value):
     keys = np.array([5, 3, 9, 1], np.uint64)
     rank = rank_within(np.full((4, 3), value, np.float32), np.zeros(4, int), keys=keys, method=method)
     assert rank.tolist() == [2, 1, 3, 0]
+
+
+def marginal_loop(x, weight):
+    """Next = argmax of lambda * cosine to the centre - (1 - lambda) * largest cosine to those taken."""
+    x = unit_rows(x).astype(np.float64)
+    center, taken = x.mean(axis=0) / np.linalg.norm(x.mean(axis=0)), []
+    while len(taken) < len(x):
+        nearest = np.max([x @ x[j] for j in taken], axis=0) if taken else 0
+        score = weight * (x @ center) - (1 - weight) * nearest
+        score[taken] = -np.inf
+        taken.append(int(score.argmax()))
+    return taken
+
+
+@pytest.mark.parametrize("weight", [0.25, 0.5, 0.9])
+def test_mmr_is_the_formula(weight):
+    x, _, keys = pool(60)
+    rank = rank_within(x, np.zeros(60, int), keys=keys, method="mmr", mmr_lambda=weight)
+    sorted_rows = np.argsort(keys)
+    assert sorted_rows[marginal_loop(x[sorted_rows], weight)].tolist() == np.argsort(rank).tolist()
+
+
+def test_mmr_by_hand():
+    # The centre points to 31 degrees: 20 is nearest to it. Then 0 is 20 away, 10 is 10 away and 100 is 80 away.
+    angle = np.radians([0, 10, 20, 100])
+    x = np.stack([np.cos(angle), np.sin(angle)], axis=1)
+    order = [
+        np.argsort(
+            rank_within(x, np.zeros(4, int), keys=np.arange(4, dtype=np.uint64), method="mmr", mmr_lambda=w)
+        )
+        for w in (1.0, 0.5)
+    ]
+    assert order[0].tolist() == [2, 1, 0, 3]
+    assert order[1].tolist() == [2, 3, 0, 1]
+
+
+def test_random_goes_by_key():
+    x, labels, keys = pool(50)
+    rank = rank_within(x, labels, keys=keys, method="random")
+    for k in range(4):
+        members = np.flatnonzero(labels == k)
+        np.testing.assert_array_equal(np.argsort(rank[members]), np.argsort(keys[members]))
 
 
 def test_half_precision_and_empty_input():
@@ -108,7 +150,7 @@ def test_half_precision_and_empty_input():
 
 def test_an_unknown_method_is_refused():
     x, labels, keys = pool(3)
-    with pytest.raises(ValueError, match="herding, closest, got 'best'"):
+    with pytest.raises(ValueError, match="herding, closest, mmr, random, got 'best'"):
         rank_within(x, labels, keys=keys, method="best")
 
 

@@ -37,7 +37,7 @@ WRITTEN = (
     "config.toml", "manifest/part-00003.parquet", "radiometry.json", ".stages/scan.json",
     "scores/part-00002.parquet", "embeddings/sample-00001.npy", "transform.safetensors",
     "embeddings/part-00004.npy",
-    "references/sentinel2/embeddings/part-00002.npy", "calibration.json", "assignments/part-00002.parquet",
+    "references/sentinel2/features/lite0/part-00002.npy", "calibration.json", "assignments/part-00002.parquet",
     "clusters.safetensors", "decisions.parquet", "kept.txt", ".stages/select.json", "report.html",
 )  # fmt: skip
 

@@ -124,7 +124,7 @@ void patch_entropy_cpu(const void* image, Pixel type, const uint8_t* valid, cons
   for (int t = 0; t < threads; ++t) scratch.push_back(op.make_scratch());
   entropy_table();
 
-#pragma omp parallel for schedule(static) num_threads(threads)
+#pragma omp parallel for schedule(dynamic) num_threads(threads)
   for (int64_t i = 0; i < strips; ++i) op.row_of_patches(i / rows, i % rows, scratch[omp_get_thread_num()]);
 }
 

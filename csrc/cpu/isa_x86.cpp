@@ -1,6 +1,7 @@
 #include "cpu/entropy_kernel.h"
 #include "cpu/isa.h"
 #include "cpu/kmeans_kernel.h"
+#include "cpu/texture_kernel.h"
 
 namespace rsprune {
 
@@ -40,5 +41,8 @@ const EntropyKernel& entropy_kernel(Isa isa) {
       return kEntropyPortable;
   }
 }
+
+// Wider registers gain nothing where sums wait for the cache.
+const TextureKernel& texture_kernel(Isa isa) { return isa == Isa::portable ? kTexturePortable : kTextureAvx2; }
 
 }  // namespace rsprune

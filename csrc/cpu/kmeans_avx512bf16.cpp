@@ -20,6 +20,6 @@ struct Avx512Bf16 : Avx512Common {
 
 }  // namespace
 
-extern const AssignKernel kAssignAvx512Bf16 = make_assign_kernel<Avx512Bf16>();
+extern const AssignKernel kAssignAvx512Bf16 = make_assign_kernel<Avx512Bf16>(&kAssignAvx512);
 
 }  // namespace rsprune

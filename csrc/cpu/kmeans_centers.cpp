@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 namespace rsprune {
 namespace {
@@ -32,6 +33,26 @@ void set_mean(const Centers& c) {
   for (int64_t j = 0; j < c.dim; ++j) c.mean.get()[j] = large ? static_cast<float>(sum[j]) : 0.0f;
 }
 
+double squared_norm(const Centers& c, int64_t k) {  // of c_k - mean
+  double squares = 0;
+  for (int64_t j = 0; j < c.dim; ++j) {
+    const double v = static_cast<double>(c.row(k)[j]) - c.mean.get()[j];
+    squares += v * v;
+  }
+  return squares;
+}
+
+// A centre equal to an earlier one is never the answer, and would leave every point near it in doubt.
+void drop_repeats(Centers& c) {
+  std::vector<std::pair<double, int64_t>> order;  // equal centres have equal norms, so they become neighbours
+  for (int64_t k = 0; k < c.clusters; ++k)
+    if (c.usable[k]) order.emplace_back(squared_norm(c, k), k);
+  std::sort(order.begin(), order.end());
+  for (size_t i = 1; i < order.size(); ++i)
+    if (std::memcmp(c.row(order[i - 1].second), c.row(order[i].second), c.dim * sizeof(float)) == 0)
+      c.usable[order[i].second] = false;
+}
+
 }  // namespace
 
 Centers::Centers(const float* center, AssignShape shape, const AssignKernel& kernel)
@@ -52,6 +73,7 @@ Centers::Centers(const float* center, AssignShape shape, const AssignKernel& ker
     any_usable = any_usable || usable[k];
   }
   set_mean(*this);
+  drop_repeats(*this);
   std::fill(bias.get(), bias.get() + padded_clusters(), -std::numeric_limits<float>::infinity());
   std::fill(panels.get(), panels.get() + padded_clusters() * steps, 0.0f);
 
@@ -59,18 +81,12 @@ Centers::Centers(const float* center, AssignShape shape, const AssignKernel& ker
   FloatBuffer words(steps);
   for (int64_t k = 0; k < clusters; ++k) {
     if (!usable[k]) continue;
-    double squares = 0;
-    for (int64_t j = 0; j < dim; ++j) {
-      const double v = static_cast<double>(row(k)[j]) - mean.get()[j];
-      squares += v * v;
-    }
+    const double squares = squared_norm(*this, k);
     float sums[2];
     kernel.pack(row(k), mean.get(), dim, words.get(), sums);
-    const double slack = 1 + 0x1p-22 * dim;
-    const double floor = 0x1p-125 * dim;  // what underflow can hide in a sum of squares
-    norm = std::max(norm, std::sqrt(sums[0] * slack + floor));
+    norm = std::max(norm, norm_above(sums[0], dim));
     // The float32 subtraction of the mean loses up to 2^-24 of each component.
-    residual = std::max(residual, std::sqrt(sums[1] * slack + floor) + 0x1p-23 * std::sqrt(squares));
+    residual = std::max(residual, norm_above(sums[1], dim) + 0x1p-23 * std::sqrt(squares));
     half_norm = std::max(half_norm, squares / 2);
     bias.get()[k] = static_cast<float>(-squares / 2);
 

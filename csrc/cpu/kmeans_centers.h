@@ -1,5 +1,6 @@
 // The centres as the assignment kernels want them, and what the error bound needs to know of them.
 #pragma once
+#include <cmath>
 #include <vector>
 
 #include "cpu/aligned.h"
@@ -8,6 +9,11 @@
 namespace rsprune {
 
 using FloatBuffer = AlignedBuffer<float>;
+
+// An upper bound of a norm whose square was summed in float32: rounding, and what underflow hides.
+inline double norm_above(float squares, int64_t dim) {
+  return std::sqrt(squares * (1 + 0x1p-22 * static_cast<double>(dim)) + 0x1p-125 * static_cast<double>(dim));
+}
 
 struct Centers {
   Centers(const float* center, AssignShape shape, const AssignKernel& kernel);
@@ -25,7 +31,7 @@ struct Centers {
   FloatBuffer mean;          // [dim] subtracted from centres and points; or zeros
   FloatBuffer panels;        // [panel][steps][width] packed c - mean
   FloatBuffer bias;          // [padded clusters] -|c - mean|^2 / 2; -inf where there is no centre to choose
-  std::vector<bool> usable;  // [clusters] all components finite
+  std::vector<bool> usable;  // [clusters] all components finite, and no equal centre before it
   bool any_usable = false;
 
   double norm = 0;       // largest |packed c|

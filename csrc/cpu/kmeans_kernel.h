@@ -9,11 +9,12 @@
 namespace rsprune {
 
 struct AssignKernel {
-  int rows;     // points per register tile
-  int lanes;    // centres per vector
-  int vectors;  // vectors of centres per panel
-  int step;     // dimensions per word
-  double unit;  // largest relative error of one rounding while scores are accumulated
+  int rows;                     // points per register tile
+  int lanes;                    // centres per vector
+  int vectors;                  // vectors of centres per panel
+  int step;                     // dimensions per word
+  double unit;                  // largest relative error of one rounding while scores are accumulated
+  const AssignKernel* precise;  // the kernel with float32 scores, where this one's are coarser; else null
 
   // x [n] of type -> out [n]
   void (*to_float)(const void* x, Float type, int64_t n, float* out);
@@ -22,8 +23,8 @@ struct AssignKernel {
   // sums = {|packed|^2, |(row - mean) - packed|^2} in float32, for the error bound.
   void (*pack)(const float* row, const float* mean, int64_t dim, float* words, float* sums);
 
-  // score[p][c] = init + sum over steps of points[p] . panel[:, c]; init is bias[c], or score[p][c] if bias
-  // is null. points [groups * rows, point_stride] words, panel [steps, vectors * lanes] words.
+  // score[p][c] = sum over steps of points[p] . panel[:, c], plus bias[c], or score[p][c] where bias is null.
+  // points [groups * rows, point_stride] words, panel [steps, vectors * lanes] words.
   void (*score)(const float* points, int64_t point_stride, int64_t groups, const float* panel, int vectors,
                 int64_t steps, const float* bias, float* score, int64_t score_stride);
 

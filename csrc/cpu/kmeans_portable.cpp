@@ -21,6 +21,7 @@ struct Portable {
   }
   static void store(float* p, Reg v) { __builtin_memcpy(p, &v, sizeof v); }
   static Reg broadcast(const float* p) { return Reg{*p, *p, *p, *p}; }
+  static Reg add(Reg a, Reg b) { return a + b; }
   static Reg sub(Reg a, Reg b) { return a - b; }
   static Reg fma(Reg a, Reg b, Reg c) { return a * b + c; }
   static Reg dot(Reg a, Reg b, Reg c) { return fma(a, b, c); }

@@ -57,8 +57,7 @@ void score_panel(const float* points, int64_t point_stride, int64_t groups, cons
 #pragma GCC unroll 16
     for (int r = 0; r < V::kRows; ++r)
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v)
-        acc[r][v] = V::load(bias ? bias + v * V::kLanes : score + r * score_stride + v * V::kLanes);
+      for (int v = 0; v < kVectors; ++v) acc[r][v] = V::zero();
 
     const float* column = panel;
     for (int64_t s = 0; s < steps; ++s, column += kWidth) {
@@ -76,7 +75,10 @@ void score_panel(const float* points, int64_t point_stride, int64_t groups, cons
 #pragma GCC unroll 16
     for (int r = 0; r < V::kRows; ++r)
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) V::store(score + r * score_stride + v * V::kLanes, acc[r][v]);
+      for (int v = 0; v < kVectors; ++v) {
+        float* to = score + r * score_stride + v * V::kLanes;
+        V::store(to, V::add(acc[r][v], V::load(bias ? bias + v * V::kLanes : to)));
+      }
   }
 }
 
@@ -152,10 +154,10 @@ void closer(const float* points, int64_t n, int64_t dim, const float* candidates
 }
 
 template <class V>
-constexpr AssignKernel make_assign_kernel() {
+constexpr AssignKernel make_assign_kernel(const AssignKernel* precise = nullptr) {
   static_assert(V::kVectors <= 3);
-  return {V::kRows, V::kLanes, V::kVectors, V::kStep,  V::kUnit,  to_float<V>,
-          pack<V>,  score<V>,  largest<V>,  select<V>, closer<V>, V::squared_distance};
+  return {V::kRows, V::kLanes,  V::kVectors, V::kStep,  V::kUnit,           precise, to_float<V>, pack<V>,
+          score<V>, largest<V>, select<V>,   closer<V>, V::squared_distance};
 }
 
 }  // namespace

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -87,14 +88,14 @@ def explain(
     else:
         g, at = calibrated["granularity"], calibrated["at_granularity"]
         reaches = (
-            f"{at['clusters']} clusters of the reference, {g} per class, are {100 * at['purity']:.0f} % pure"
+            f"{at['clusters']} clusters of the reference, {g} per class, are {_percent(at['purity'])} pure"
         )
         if calibrated["reached"]:
-            ground = f"{reaches}, and fewer are less than {100 * PURITY:.0f} %"
+            ground = f"{reaches}, and fewer are less than {_percent(PURITY)}"
         elif g == _MAX_GRANULARITY:
-            ground = f"{reaches}, which is as far as the search goes"
+            ground = f"{reaches}, short of {_percent(PURITY)}, and the search goes no further"
         else:
-            ground = f"{reaches}, and more would leave fewer than {_IMAGES_PER_CLUSTER} images to a cluster"
+            ground = f"{reaches}, short of {_percent(PURITY)}, and more would leave fewer than {_IMAGES_PER_CLUSTER} images to a cluster"
     wanted, got = g * scenes, pool_clusters(g, scenes, distinct)
     if asked:
         return f"{k:,} clusters, as asked for; {ground}, so {got:,} would have been chosen."
@@ -124,6 +125,10 @@ def spaces(features: Sequence[np.ndarray]) -> dict[str, list[np.ndarray]]:
     whitened = (x - mean) @ (axes[keep].T / singular[keep]) if len(keep) else np.zeros((len(x), 1))
     found = {"raw": x, "standardised": standardise(x), "whitened": whitened}
     return {name: np.split(unit_rows(y), edges) for name, y in found.items()}
+
+
+def _percent(share: float) -> str:
+    return f"{math.floor(1000 * share) / 10:g} %"  # 89.99 % is not 90 %
 
 
 def benchmark(

@@ -42,7 +42,9 @@ SECTIONS: dict[str, type] = {
     "cluster": config.ClusterConfig,
     "select": config.SelectConfig,
 }
-AS_TEXT = {"bands": str, "n_clusters": str, "scale": list[str], "reference": list[str]}  # parsed by config
+AS_TEXT = {  # parsed by config
+    "bands": str, "n_clusters": str, "calibrate": str, "scale": list[str], "reference": list[str],
+}  # fmt: skip
 
 Data = Annotated[
     list[str] | None, typer.Argument(help="Folders or scenes, as PATH or PATH=NAME.", show_default=False)
@@ -81,14 +83,8 @@ def verb(*sections: str) -> Callable[[Callable[..., None]], Callable[..., None]]
 
         def command(**values: Any) -> None:
             arguments = {p.name: values.pop(p.name) for p in own}
-            try:
+            with in_words(verbose=values["verbose"]):
                 function(**arguments, flags=values)
-            except (RspruneError, OSError, MemoryError, KeyboardInterrupt) as e:
-                if values["verbose"]:
-                    traceback.print_exc()
-                sentence, code = _sentence(e)
-                print(f"rsprune: {sentence}", file=sys.stderr)
-                raise typer.Exit(code) from None
 
         command.__name__, command.__doc__ = function.__name__, function.__doc__
         command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -99,23 +95,41 @@ def verb(*sections: str) -> Callable[[Callable[..., None]], Callable[..., None]]
     return decorate
 
 
+@contextmanager
+def in_words(*, verbose: bool) -> Iterator[None]:
+    """Ends the command with a sentence and an exit code where something goes wrong inside."""
+    try:
+        yield
+    except (RspruneError, OSError, MemoryError, KeyboardInterrupt) as e:
+        if verbose:
+            traceback.print_exc()
+        sentence, code = _sentence(e)
+        print(f"rsprune: {sentence}", file=sys.stderr)
+        raise typer.Exit(code) from None
+
+
 def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
 def _options(section: str) -> Iterator[inspect.Parameter]:
-    for name, field in SECTIONS[section].__pydantic_fields__.items():
+    yield from setting_options(SECTIONS[section], section.capitalize())
+    if section == "select":
+        help = "Share to drop: --prune 0.85 is --keep 0.15."
+        yield _parameter("prune", Annotated[float | None, typer.Option(help=help, rich_help_panel="Select")])
+
+
+def setting_options(kind: type, panel: str) -> Iterator[inspect.Parameter]:
+    """An option per described field of a settings dataclass; None where it is not given."""
+    for name, field in kind.__pydantic_fields__.items():
         if not field.description:
             continue
         default = "" if field.default in (None, (), False) else f" \\[{field.default}]"
         flag = f"--{name.replace('_', '-')}"
-        opt = typer.Option(
-            flag, help=field.description + default, rich_help_panel=section.capitalize(), show_default=False
-        )
+        if field.default is True:
+            flag += f"/--no{flag[1:]}"
+        opt = typer.Option(flag, help=field.description + default, rich_help_panel=panel, show_default=False)
         yield _parameter(name, Annotated[AS_TEXT.get(name, field.annotation) | None, opt])
-    if section == "select":
-        help = "Share to drop: --prune 0.85 is --keep 0.15."
-        yield _parameter("prune", Annotated[float | None, typer.Option(help=help, rich_help_panel="Select")])
 
 
 def _values(base: dict[str, Any], sources: list[dict[str, Any]], flags: dict[str, Any]) -> dict[str, Any]:
@@ -270,6 +284,51 @@ def explain(
     Terminal(as_json=flags["as_json"]).result(facts, format_explanation(facts))
 
 
+@verb()
+def compare(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders.", show_default=False)],
+    *,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="PNG to draw.", show_default=False)] = None,
+    judge: Annotated[
+        str, typer.Option(help="Whose features say what is near: statistics, an encoder, or FILE.npy.")
+    ] = "statistics",
+    sample: Annotated[int, typer.Option(min=1, help="Dropped images per run to judge coverage on.")] = 2048,
+    flags: dict[str, Any],
+) -> None:
+    """Overlap of selections, shift of scenes and clusters, coverage of what was dropped."""
+    from rsprune.compare import compare as compare_runs
+
+    opened = [Run.open(run) for run in runs]
+    device = engine.choose_device(flags["device"])
+    facts = compare_runs(opened, judge=judge, sample=sample, seed=flags["seed"] or 0, device=device)
+    if out:
+        from rsprune.compare_figure import draw_comparison
+
+        draw_comparison(facts, out)
+        facts["picture"] = str(out)
+    Terminal(quiet=flags["quiet"], as_json=flags["as_json"]).comparison(facts)
+
+
+@verb("source", "scan", "embed")
+def reference(
+    data: Annotated[
+        str, typer.Argument(metavar="DIR", help="Folder with a folder of images per class.", show_default=False)
+    ],
+    *,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Parquet file to write.", show_default=False)],
+    flags: dict[str, Any],
+) -> None:
+    """Encode a labelled reference once, for --reference FILE in any run with that encoder."""
+    from rsprune.stages.references import check_output, write_reference
+
+    check_output(out, overwrite=flags["overwrite"])
+    work = out.with_name(f".{out.name}.work")
+    with _job(work, flags, [source_values(data)]) as (job, terminal):
+        facts = write_reference(job, out)
+    said = f"{facts['images']:,} images of {len(facts['classes'])} classes by {facts['encoder']}: {out}"
+    terminal.result(facts, f"{said} (licence: {facts['licence']})")
+
+
 @verb("cluster")
 def demo(
     out: Annotated[Path, typer.Option("-o", "--out", help="The run folder.")] = Path("demo"),
@@ -317,3 +376,6 @@ def _sentence(error: BaseException) -> tuple[str, int]:
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"no space left to write to{where}; make room and run the same command again to continue", 1
     return f"{getattr(error, 'strerror', None) or error}{where}", 1
+
+
+import rsprune.training.cli  # noqa: E402, F401  adds train and sample to the app

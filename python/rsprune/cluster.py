@@ -18,7 +18,7 @@ from rsprune import _C
 from rsprune.ops import kmeans_assign
 
 _BLOCK = 1 << 18  # rows read at a time, so that a memory map is never in memory as a whole
-_SEED_ROWS = 32  # rows per cluster that k-means++ chooses from; more cost time and gain no inertia
+_SEED_ROWS = 32  # per cluster, that k-means++ chooses from; with more, inertia gains less than seeds differ
 _CANDIDATES = 16  # columns of the seeding kernel
 
 

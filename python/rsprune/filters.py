@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -14,7 +15,9 @@ REASONS = (
     "kept",
     "unreadable",
     "nodata",
+    "saturated",
     "noise",
+    "blurred",
     "low_entropy",
     "exact_duplicate",
     "near_duplicate",
@@ -23,6 +26,22 @@ REASONS = (
     "over_budget",
 )
 CODES = {reason: code for code, reason in enumerate(REASONS)}
+
+
+class Guard(NamedTuple):
+    """Drops the images whose score is above or below a setting."""
+
+    reason: str
+    score: str
+    setting: str
+    above: bool
+
+
+GUARDS = (
+    Guard("saturated", "saturated_fraction", "saturated_max", above=True),
+    Guard("noise", "autocorrelation", "autocorrelation_min", above=False),
+    Guard("blurred", "sharpness", "sharpness_min", above=False),
+)
 
 
 @dataclass(frozen=True)
@@ -52,10 +71,10 @@ def eligibility(
     *,
     hashes: Sequence[str | None] | None = None,
 ) -> Eligibility:
-    """Applies the filters in the order unreadable, nodata, noise, low entropy.
+    """Applies the filters in the order unreadable, nodata, saturated, noise, blurred, low entropy.
 
     Args:
-        scores: columns [N]; `entropy` (bits) is needed, `nodata_fraction` and `autocorrelation` are used
+        scores: columns [N]; `entropy` (bits) is needed, `nodata_fraction` and those in `GUARDS` are used
             where present. An unreadable image has NaN in all of them.
         filters: thresholds.
         hashes: content hashes [N], None where unreadable. A content counts once towards the entropy
@@ -69,7 +88,6 @@ def eligibility(
         raise ConfigError("entropy_min and entropy_otsu exclude each other: give one of them.")
     entropy = np.asarray(scores["entropy"], dtype=np.float32)
     nodata = _column(scores, "nodata_fraction", len(entropy))
-    autocorrelation = _column(scores, "autocorrelation", len(entropy))
 
     reason = np.zeros(len(entropy), dtype=np.uint8)
     threshold_used = np.full(len(entropy), np.nan, dtype=np.float32)
@@ -78,25 +96,27 @@ def eligibility(
         unreadable |= np.fromiter((h is None for h in hashes), bool, len(hashes))
     # An image without a single valid patch has no entropy, whatever share of nodata is allowed.
     empty = (nodata > filters.nodata_max) | np.isnan(entropy)
-    noise = autocorrelation < filters.autocorrelation_min
-    reason[noise] = CODES["noise"]
+    limits = {"nodata_fraction": filters.nodata_max}
+    for guard in reversed(GUARDS):  # the first that applies is written last
+        limits[guard.score] = limit = getattr(filters, guard.setting)
+        column = _column(scores, guard.score, len(entropy))
+        caught = column > limit if guard.above else column < limit
+        if guard.reason == "blurred":
+            caught &= column > 0  # a constant image is not blurred: its entropy says what it lacks
+        reason[caught] = CODES[guard.reason]
+        threshold_used[caught] = limit
     reason[empty] = CODES["nodata"]
     reason[unreadable] = CODES["unreadable"]
 
     threshold = entropy_threshold(_once(entropy, reason == 0, hashes), filters)
     reason[(reason == 0) & (entropy < threshold)] = CODES["low_entropy"]
 
-    threshold_used[:] = threshold
+    threshold_used[np.isin(reason, (CODES["kept"], CODES["low_entropy"]))] = threshold
     threshold_used[reason == CODES["nodata"]] = filters.nodata_max
-    threshold_used[reason == CODES["noise"]] = filters.autocorrelation_min
     threshold_used[unreadable] = np.nan
     return Eligibility(
         reason=reason,
-        thresholds={
-            "entropy": None if np.isnan(threshold) else threshold,
-            "nodata_fraction": filters.nodata_max,
-            "autocorrelation": filters.autocorrelation_min,
-        },
+        thresholds={"entropy": None if np.isnan(threshold) else threshold, **limits},
         threshold_used=threshold_used,
     )
 

@@ -42,7 +42,7 @@ class Reader:
             raise UnreadableImage(row["error"])
         declared = self.declared[row["source"]]
         image = self.sources[row["source"]].read(item_of(row))
-        if image.pixels.dtype.name != declared["dtype"]:
+        if image.pixels.dtype != declared["dtype"]:  # reading its name would cost more than the rest
             raise UnreadableImage(
                 f"is {image.pixels.dtype.name} where its source is {declared['dtype']}; "
                 "put it into a source of its own"

@@ -45,6 +45,61 @@ def kmeans_assign(x: np.ndarray, centers: np.ndarray) -> tuple[np.ndarray, np.nd
     return labels, distances
 
 
+BLOCK = 16  # pixels; not the entropy's patch, so that the threshold on autocorrelation holds for every patch
+
+
+def texture(
+    images: np.ndarray,  # [N, H, W, C]
+    valid: np.ndarray | None = None,  # [N, H, W]
+) -> tuple[np.ndarray, np.ndarray]:
+    """Autocorrelation and sharpness of each image: float64 `[N]` each.
+
+    Both compare differences of neighbouring pixels, which leave the contrast of the scene out: over a coast,
+    neighbouring pixels stay correlated however strong the noise is, while the differences of white noise are not.
+
+    The squares of 2 x 2 pixels a b / c d of a block of `BLOCK` pixels have as autocorrelation the sum of
+    (b - a)(d - c) + (c - a)(d - b) over half the sum of the squares of the four differences. It lies in -1..1, and
+    is 1 where the block is constant. The image has the mean over bands and over blocks of which at least half is
+    valid, 1 without any: with pooled sums one odd pixel would speak for an image of calm sea.
+
+    Sharpness is the mean square of the 4-neighbour Laplacian over that of the gradient, mean over bands; 0 for
+    constant bands and for images less than 3 pixels wide or high.
+    """
+    n, h, w, c = images.shape
+    valid = np.ones((n, h, w), bool) if valid is None else np.asarray(valid).astype(bool)
+    autocorrelation, sharpness = np.ones(n), np.zeros(n)
+    if min(h, w) < 2:
+        return autocorrelation, sharpness
+    for i in range(n):
+        m = valid[i]
+        v = np.where(m[..., None], images[i], 0).astype(np.float64)
+        across, down = np.diff(v, axis=1), np.diff(v, axis=0)
+        whole = m[:-1, :-1] & m[:-1, 1:] & m[1:, :-1] & m[1:, 1:]
+        blocks = []
+        for y, x in np.ndindex(-(-h // BLOCK), -(-w // BLOCK)):
+            block = np.s_[y * BLOCK : (y + 1) * BLOCK, x * BLOCK : (x + 1) * BLOCK]
+            if m[block].mean() < 0.5:
+                continue
+            # The last row and column of a block have no square of their own.
+            rows, columns = np.s_[y * BLOCK : (y + 1) * BLOCK - 1], np.s_[x * BLOCK : (x + 1) * BLOCK - 1]
+            inside = whole[rows, columns]
+            top, bottom = across[:-1][rows, columns][inside], across[1:][rows, columns][inside]
+            left, right = down[:, :-1][rows, columns][inside], down[:, 1:][rows, columns][inside]
+            product = (top * bottom + left * right).sum(axis=0)
+            energy = (top**2 + bottom**2 + left**2 + right**2).sum(axis=0) / 2
+            blocks.append(np.divide(product, energy, out=np.ones(c), where=energy > 0).mean())
+        if blocks:
+            autocorrelation[i] = np.mean(blocks)
+        if min(h, w) > 2:
+            laplacian = np.diff(across, axis=1)[1:-1] + np.diff(down, axis=0)[:, 1:-1]
+            inner = m[1:-1, 1:-1] & m[:-2, 1:-1] & m[2:, 1:-1] & m[1:-1, :-2] & m[1:-1, 2:]
+            parts = (laplacian, inner), (across, m[:, 1:] & m[:, :-1]), (down, m[1:] & m[:-1])
+            curve, *slopes = (np.square(d[ok]).sum(axis=0) / max(ok.sum(), 1) for d, ok in parts)
+            slope = sum(slopes)
+            sharpness[i] = np.divide(curve, slope, out=np.zeros(c), where=slope > 0).mean()
+    return autocorrelation, sharpness
+
+
 def scale_pairs(
     scale: Sequence[float] | Sequence[Sequence[float]], bands: int
 ) -> tuple[tuple[float, float], ...]:

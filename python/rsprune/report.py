@@ -15,6 +15,7 @@ from markupsafe import Markup
 
 from rsprune.explain import DECIDED_BY_ENTROPY
 from rsprune.filters import REASONS
+from rsprune.report_calibration import calibration_section
 from rsprune.run import STAGES, Run, write_atomic
 from rsprune.sheets import Thumbnails, contact_sheet
 
@@ -101,7 +102,7 @@ def _facts(run: Run) -> dict[str, Any]:
         "groups": [(columns["id"][rows[0]], n, sheet(rows, PER_GROUP)) for n, rows in largest],
         "n_groups": len(groups),
         "clusters": [{**c, "sheet": sheet(c["rows"], PER_CLUSTER)} for c in clusters],
-        "benchmark": _benchmark(run),
+        "benchmark": calibration_section(run),
         "settings": _settings(run, columns),
         "sources": _sources(run),
         "seconds": _seconds(run),
@@ -290,46 +291,6 @@ def _sources(run: Run) -> list[dict[str, str]]:
             "nodata": "none" if declared["nodata"] is None else f"{declared['nodata']:g}",
         })  # fmt: skip
     return sources
-
-
-def _benchmark(run: Run) -> list[dict[str, Any]]:
-    """The reference benchmark, whatever it holds: a title, facts and a table per reference."""
-    try:
-        calibration = run.json("calibration.json")
-        references = calibration.get("references") or {}
-    except (OSError, ValueError, AttributeError):
-        return []
-    if not isinstance(references, dict):
-        references = {str(r.get("name", i)): r for i, r in enumerate(references, 1) if isinstance(r, dict)}
-    joint = " and ".join(Path(r).name for r in run.settings.cluster.reference) or "all references"
-    records = {**references, joint: calibration.get("joint")}
-    return [{"title": k, **_record(v)} for k, v in records.items() if isinstance(v, dict) and v]
-
-
-def _record(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Facts of one reference; what has the same keys more than once becomes a table."""
-    parts = {k: v for k, v in record.items() if isinstance(v, dict)}
-    for k, v in record.items():
-        if isinstance(v, list) and v and all(isinstance(part, dict) for part in v):
-            parts |= {f"{k} {i}": part for i, part in enumerate(v, 1)}
-    heads = list(dict.fromkeys(chain(*parts.values())))
-    return {
-        "facts": [(k, _plain(v)) for k, v in record.items() if k not in parts and f"{k} 1" not in parts],
-        "heads": heads,
-        "rows": [(name, [_plain(part.get(head)) for head in heads]) for name, part in parts.items()],
-    }
-
-
-def _plain(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return {True: "yes", False: "no", None: "–"}[value]
-    if isinstance(value, int):
-        return f"{value:,}"
-    if isinstance(value, float):
-        return f"{value:.3f}"
-    if isinstance(value, dict):
-        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items())
-    return ", ".join(map(_plain, value)) if isinstance(value, list) else str(value)
 
 
 # Pictures -------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ READS_IMAGES = ("scan", "score", "embed")  # costly: never thrown away without -
 FOLDERS = {"scan": "manifest", "score": "scores", "embed": "embeddings", "cluster": "assignments"}
 OUTPUTS = {  # files beside the parts that a stage writes
     "scan": ("radiometry.json",),
-    "embed": ("transform.safetensors",),
+    "embed": ("encoder.safetensors", "transform.safetensors"),
     "cluster": ("clusters.safetensors", "calibration.json"),
     "select": ("decisions.parquet", "kept.txt"),
     "report": ("report.html",),

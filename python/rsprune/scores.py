@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
+from functools import lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
 from rsprune.radiometry import Radiometry
+from rsprune.reference import BLOCK as BLOCK
 from rsprune.sources.base import Image
 
 SCORES = (
@@ -16,11 +20,12 @@ SCORES = (
     "flat_fraction",  # share of valid patches whose mean over bands is below 1 bit
     "nodata_fraction",  # share of pixels that are not valid
     "saturated_fraction",  # share of valid pixels with every band in its lowest or highest bin
-    "autocorrelation",  # of neighbouring pixels less their patch mean; mean over bands and valid patches
-    "sharpness",  # variance of the 4-neighbour Laplacian over variance; 0 for constant bands
+    # These two, with their reasons, are defined by `rsprune.reference.texture`.
+    "autocorrelation",  # of parallel neighbouring differences; mean over bands and valid blocks
+    "sharpness",  # mean square of the 4-neighbour Laplacian over that of the gradient; 0 for constant bands
 )
 FLAT_BITS = 1.0
-_CHUNK = 2**18  # values scored at once; the float32 temporaries stay in the cache
+_CHUNK = 2**18  # values that wait for each other: enough to hide the cost of calls, few enough for the cache
 
 
 def score(image: Image, radiometry: Radiometry, patch: int = 32) -> dict[str, float]:
@@ -41,19 +46,29 @@ def score_batch(
         radiometry: of the image's source, one per image.
         patch: size of a patch in pixels.
     """
-    groups = defaultdict(list)
-    for i, (image, r) in enumerate(zip(images, radiometry, strict=True)):
-        groups[image.pixels.shape, image.pixels.dtype, image.valid is None, r].append(i)
-    result: list[dict[str, float]] = [{}] * len(images)
-    for (shape, _, all_valid, r), members in groups.items():
-        step = max(1, _CHUNK // max(1, int(np.prod(shape))))
-        for start in range(0, len(members), step):
-            part = members[start : start + step]
-            pixels = np.stack([images[i].pixels for i in part])
-            valid = None if all_valid else np.stack([images[i].valid for i in part])
-            columns = _score_stack(pixels, valid, r, patch)
-            for row, i in enumerate(part):
-                result[i] = {name: float(columns[name][row]) for name in SCORES}
+    return score_stream(zip(images, radiometry, strict=True), patch)
+
+
+def score_stream(images: Iterable[tuple[Image, Radiometry]], patch: int = 32) -> list[dict[str, float]]:
+    """As `score_batch`; every image is taken, measured while it is in the cache, and let go before the next."""
+    waiting: dict[Hashable, list[tuple[int, Image]]] = defaultdict(list)
+    measured: dict[Hashable, list[_Measured]] = defaultdict(list)
+    n = 0
+    for image, r in images:
+        key = image.pixels.shape, image.pixels.dtype, image.valid is None, r
+        waiting[key].append((n, image))
+        del image
+        if (len(waiting[key]) + 1) * math.prod(key[0]) > _CHUNK:
+            measured[key[0]].append(_measure(waiting.pop(key), r, patch))
+        n += 1
+    for key, left in waiting.items():
+        measured[key[0]].append(_measure(left, key[-1], patch))
+    result: list[dict[str, float]] = [{}] * n
+    for (height, width, _), stacks in measured.items():
+        rows, columns = _columns(stacks, _patch_sizes((height, width), patch))
+        values = zip(*(columns[name].tolist() for name in SCORES), strict=True)
+        for row, scores in zip(rows, values, strict=True):
+            result[row] = dict(zip(SCORES, scores, strict=True))
     return result
 
 
@@ -61,51 +76,80 @@ def content_hash(image: Image) -> str:
     """xxh3_128 of shape, dtype, pixels and mask, in hex; equal for images whose decoded content is equal."""
     from xxhash import xxh3_128
 
-    state = xxh3_128(f"{image.pixels.shape} {image.pixels.dtype.name} ".encode())
+    state = xxh3_128(_form(image.pixels.shape, image.pixels.dtype))
     state.update(np.ascontiguousarray(image.pixels).data)
     if image.valid is not None and not image.valid.all():
         state.update(np.packbits(image.valid).data)
     return state.hexdigest()
 
 
-def _score_stack(
-    pixels: np.ndarray, valid: np.ndarray | None, radiometry: Radiometry, patch: int
-) -> dict[str, np.ndarray]:
-    """Scores of pixels [N, H, W, C] with valid [N, H, W] or None; each [N]."""
-    bins = radiometry.bins(pixels)
-    values = pixels.astype(np.float32)
-    if valid is not None:
-        # A nodata value such as -3.4e38 would swallow every difference.
-        np.copyto(values, 0, where=~valid[..., None])
-    used = _valid_patches(pixels.shape, valid, patch)
-    entropy, p10, flat = _entropy_statistics(bins, valid, used, patch)
-    autocorrelation, variance = _residual_statistics(values, valid, used, patch)
-    return {
-        "entropy": entropy,
+@lru_cache(maxsize=64)
+def _form(shape: tuple[int, ...], dtype: np.dtype) -> bytes:
+    return f"{shape} {dtype.name} ".encode()
+
+
+class _Measured(NamedTuple):
+    """What the kernels say of a stack of images."""
+
+    rows: list[int]
+    bits: np.ndarray  # float32 [N, patches, patches, C]
+    counts: np.ndarray | None  # valid pixels [N, patches, patches]
+    valid: np.ndarray  # pixels, int64 [N]
+    saturated: np.ndarray  # pixels, int64 [N]
+    autocorrelation: np.ndarray  # float32 [N]
+    sharpness: np.ndarray  # float32 [N]
+
+
+def _measure(stack: Sequence[tuple[int, Image]], radiometry: Radiometry, patch: int) -> _Measured:
+    from rsprune import _C
+
+    rows, images = zip(*stack, strict=True)
+    first = images[0]
+    pixels = first.pixels[None] if len(images) == 1 else np.stack([image.pixels for image in images])
+    pixels = np.ascontiguousarray(pixels)
+    bins = np.ascontiguousarray(radiometry.bins(pixels))
+    n, height, width, bands = pixels.shape
+    valid = counts = None
+    n_valid = np.full(n, height * width)
+    if first.valid is not None:
+        valid = np.stack([image.valid for image in images])
+        counts = _patch_sums(valid, patch)
+        n_valid = valid.sum(axis=(1, 2))
+    bits = np.empty((n, -(-height // patch), -(-width // patch), bands), np.float32)
+    autocorrelation, sharpness = np.empty((2, n), np.float32)
+    saturated = np.empty(n, np.int64)
+    _C.patch_entropy(bins, valid, None, bits, patch)
+    _C.texture(pixels, valid, autocorrelation, sharpness)
+    _C.saturated(bins, valid, saturated)
+    return _Measured(list(rows), bits, counts, n_valid, saturated, autocorrelation, sharpness)
+
+
+def _columns(stacks: Sequence[_Measured], sizes: np.ndarray) -> tuple[list[int], dict[str, np.ndarray]]:
+    """Numbers of the images, and their scores; `sizes` are the pixels of each patch."""
+    rows = [row for stack in stacks for row in stack.rows]
+    # In float64 and for each image alone: a batch must not change a score.
+    bits = np.concatenate([stack.bits for stack in stacks]).mean(axis=-1, dtype=np.float64)
+    used = [
+        np.ones(stack.bits.shape[:3], bool) if stack.counts is None else stack.counts * 2 >= sizes
+        for stack in stacks
+    ]
+    mean, p10, flat = _entropy_statistics(bits, np.concatenate(used))
+    valid, saturated, autocorrelation, sharpness = (
+        np.concatenate(parts) for parts in zip(*(stack[3:] for stack in stacks), strict=True)
+    )
+    return rows, {
+        "entropy": mean,
         "entropy_p10": p10,
         "flat_fraction": flat,
-        "nodata_fraction": np.zeros(len(pixels)) if valid is None else 1 - valid.mean(axis=(1, 2)),
-        "saturated_fraction": _saturated_fraction(bins, valid),
+        "nodata_fraction": 1 - valid / max(sizes.sum(), 1),
+        "saturated_fraction": saturated / np.maximum(valid, 1),
         "autocorrelation": autocorrelation,
-        "sharpness": _sharpness(values, valid, variance),
+        "sharpness": sharpness,
     }
 
 
-def _valid_patches(shape: tuple[int, ...], valid: np.ndarray | None, patch: int) -> np.ndarray:
-    """Patches of which at least half of the pixels are valid, [N, ceil(H/p), ceil(W/p)] bool."""
-    sizes = _patch_sizes(shape[1:3], patch)
-    if valid is None:
-        return np.ones((shape[0], *sizes.shape[:2]), bool)
-    return (_patch_sums(valid[..., None], patch) * 2 >= sizes)[..., 0]
-
-
-def _entropy_statistics(
-    bins: np.ndarray, valid: np.ndarray | None, used: np.ndarray, patch: int
-) -> tuple[np.ndarray, ...]:
-    """Mean, 10th percentile and flat share of the patch entropies, each [N]."""
-    from rsprune.ops import patch_entropy
-
-    bits = patch_entropy(bins, patch, valid=valid).mean(axis=-1, dtype=np.float64)  # [N, patches, patches]
+def _entropy_statistics(bits: np.ndarray, used: np.ndarray) -> tuple[np.ndarray, ...]:
+    """Mean, 10th percentile and flat share of the `used` patch entropies [N, patches, patches], each [N]."""
     bits, used = bits.reshape(len(bits), -1), used.reshape(len(bits), -1)
     count = used.sum(axis=1)
     some = np.maximum(count, 1)
@@ -118,97 +162,13 @@ def _entropy_statistics(
     return mean, p10, np.where(count, flat, 1)
 
 
-def _saturated_fraction(bins: np.ndarray, valid: np.ndarray | None) -> np.ndarray:
-    """Share of valid pixels with every band in bin 0 or 255, [N]."""
-    ends = bins + np.uint8(1) <= 1  # 255 wraps around to 0
-    saturated = np.logical_and.reduce([ends[..., c] for c in range(ends.shape[-1])])
-    if valid is None:
-        return saturated.mean(axis=(1, 2))
-    return (saturated & valid).sum(axis=(1, 2)) / np.maximum(valid.sum(axis=(1, 2)), 1)
+def _patch_sums(valid: np.ndarray, patch: int) -> np.ndarray:
+    """Valid pixels of every patch of masks [N, H, W], as int64 [N, ceil(H/p), ceil(W/p)]."""
+    rows = np.add.reduceat(valid, np.arange(0, valid.shape[1], patch), axis=1, dtype=np.int64)
+    return np.add.reduceat(rows, np.arange(0, valid.shape[2], patch), axis=2)
 
 
-def _residual_statistics(
-    values: np.ndarray, valid: np.ndarray | None, used: np.ndarray, patch: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Autocorrelation [N] of neighbours inside patches, and the variance of the image [N, C].
-
-    Of one patch and band: sum r_i r_j / sum (r_i^2 + r_j^2) / 2 over pairs of valid neighbours, with r the
-    value less the patch mean; so it lies in -1..1, and is 1 where the patch is constant. The image has the
-    mean over bands and valid patches: with pooled sums one odd pixel would speak for an image of calm sea.
-    """
-    sums = _patch_sums(values, patch).astype(np.float64)
-    if valid is None:
-        sizes = np.broadcast_to(_patch_sizes(values.shape[1:3], patch), sums.shape)
-    else:
-        sizes = np.broadcast_to(_patch_sums(valid[..., None], patch), sums.shape)
-    means = sums / np.maximum(sizes, 1)
-    row = np.arange(values.shape[1]) // patch
-    residual = values - means.astype(np.float32).repeat(patch, axis=2)[:, row, : values.shape[2]]
-    if valid is not None:
-        residual *= valid[..., None]
-    square = residual * residual
-    product, energy = np.zeros(sums.shape), np.zeros(sums.shape)
-    pairs = np.empty_like(residual)
-    for axis in (1, 2):
-        before = (slice(None),) * axis
-        first, second = (*before, slice(-1)), (*before, slice(1, None))
-        last, across = (*before, slice(-1, None)), (*before, slice(patch - 1, None, patch))
-        np.multiply(residual[first], residual[second], out=pairs[first])
-        pairs[last] = pairs[across] = 0
-        product += _patch_sums(pairs, patch)
-        np.add(square[first], square[second], out=pairs[first])
-        if valid is not None:
-            pairs[first] *= (valid[first] & valid[second])[..., None]
-        pairs[last] = pairs[across] = 0
-        energy += _patch_sums(pairs, patch) / 2
-    correlation = np.divide(product, energy, out=np.ones(sums.shape), where=energy > 0).mean(axis=-1)
-    correlation = np.where(used, correlation, 0).sum(axis=(1, 2))
-    n_used = used.sum(axis=(1, 2))
-
-    count = np.maximum(sizes.sum(axis=(1, 2)), 1)
-    mean = sums.sum(axis=(1, 2)) / count
-    between = (sizes * (means - mean[:, None, None]) ** 2).sum(axis=(1, 2))
-    variance = (_patch_sums(square, patch).sum(axis=(1, 2), dtype=np.float64) + between) / count
-    return np.where(n_used, correlation / np.maximum(n_used, 1), 1), variance
-
-
-def _sharpness(values: np.ndarray, valid: np.ndarray | None, variance: np.ndarray) -> np.ndarray:
-    """Variance of the Laplacian, where all its pixels are valid, over `variance` [N, C]; mean over bands."""
-    if min(values.shape[1:3]) < 3:
-        return np.zeros(len(values))
-    centre = np.s_[:, 1:-1, 1:-1]
-    around = np.s_[:, :-2, 1:-1], np.s_[:, 2:, 1:-1], np.s_[:, 1:-1, :-2], np.s_[:, 1:-1, 2:]
-    laplacian = values[centre] * np.float32(-4)
-    for neighbour in around:
-        laplacian += values[neighbour]
-    if valid is None:
-        count = laplacian.shape[1] * laplacian.shape[2]
-    else:
-        inner = np.logical_and.reduce([valid[part] for part in (centre, *around)])
-        laplacian *= inner[..., None]
-        count = np.maximum(inner.sum(axis=(1, 2)), 1)[:, None]
-    mean = _image_sums(laplacian) / count
-    spread = np.maximum(_image_sums(np.square(laplacian, out=laplacian)) / count - mean**2, 0)
-    return np.divide(spread, variance, out=np.zeros_like(variance), where=variance > 0).mean(axis=1)
-
-
-def _image_sums(values: np.ndarray) -> np.ndarray:
-    """[N, H, W, C] -> [N, C] float64."""
-    # Rows first: they are contiguous, so this runs at memory speed whatever C is.
-    return values.sum(axis=1, dtype=np.float32).sum(axis=1, dtype=np.float64)
-
-
-def _patch_sums(values: np.ndarray, patch: int) -> np.ndarray:
-    """[N, H, W, C] -> [N, ceil(H/p), ceil(W/p), C] float32."""
-    n, h, w, c = values.shape
-    if h % patch:
-        rows = np.add.reduceat(values, np.arange(0, h, patch), axis=1, dtype=np.float32)
-    else:  # the same sums, four times as fast
-        rows = values.reshape(n, h // patch, patch, w * c).sum(axis=2, dtype=np.float32).reshape(n, -1, w, c)
-    return np.add.reduceat(rows, np.arange(0, w, patch), axis=2)
-
-
-def _patch_sizes(shape: tuple[int, ...], patch: int) -> np.ndarray:
-    """Pixels of every patch of an image [H, W], as [ceil(H/p), ceil(W/p), 1]."""
+def _patch_sizes(shape: tuple[int, int], patch: int) -> np.ndarray:
+    """Pixels of every patch of an image [H, W], as [ceil(H/p), ceil(W/p)]."""
     rows, columns = (np.minimum(patch, size - np.arange(0, size, patch)) for size in shape)
-    return np.multiply.outer(rows, columns)[..., None]
+    return np.multiply.outer(rows, columns)

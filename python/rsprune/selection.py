@@ -111,6 +111,7 @@ def decide(
     labels: np.ndarray,
     distance: np.ndarray,
     centers: np.ndarray,
+    scenes: np.ndarray | None = None,
     filters: FilterConfig | None = None,
     select: SelectConfig | None = None,
     budget: int,
@@ -128,6 +129,7 @@ def decide(
         labels: int32 [N], cluster of each image; -1 where it has no embedding.
         distance: float32 [N] to the centre of the cluster, for the ranking `closest`.
         centers: [K, D].
+        scenes: int [N], scene of each image, -1 unknown, for a strategy that divides its seats among scenes.
         filters: thresholds of the filters.
         select: strategy, duplicates, allocation and ranking; its `keep` and `n` are not read.
         budget: images to keep; if fewer survive, all of them are kept.
@@ -168,7 +170,8 @@ def decide(
         duplicate_of = np.where(near >= 0, near, duplicate_of)
 
     chosen_from = np.flatnonzero(reason == 0)
-    order = _order(strategy, chosen_from, x, scores, (labels, distance, centers), keys, budget, seed)
+    clusters = Clusters(labels, np.asarray(distance), np.asarray(centers, np.float32), scenes)
+    order = _order(strategy, chosen_from, x, scores, clusters, keys, budget, seed)
     rank = np.full(n, _NONE, dtype=np.int64)
     rank[order] = np.arange(len(order))
     kept = (rank >= 0) & (rank < budget)
@@ -247,10 +250,8 @@ def select(
     candidates &= near_duplicates(rows, clusters, quality, keys, near_duplicate, candidates) < 0
     left = np.flatnonzero(candidates)
     around = Clusters.of(rows[left], clusters[left])
-    labels, distance = np.full(len(rows), _NONE), np.zeros(len(rows), np.float32)
-    labels[left], distance[left] = around.labels, around.distance
     strategy = load_strategy("rsprune", alpha=alpha, beta=beta, rank=rank)
-    order = _order(strategy, left, rows, {}, (labels, distance, around.centers), keys, n, seed)
+    order = left[_order(strategy, np.arange(len(left)), rows[left], {}, around, keys[left], n, seed)]
     return _like(order[:n], x)
 
 
@@ -259,18 +260,19 @@ def _order(
     rows: np.ndarray,
     x: np.ndarray,
     scores: Mapping[str, np.ndarray],
-    clusters: tuple[np.ndarray, np.ndarray, np.ndarray],
+    clusters: Clusters,
     keys: np.ndarray,
     budget: int,
     seed: int,
 ) -> np.ndarray:
-    """The images among `rows` [M] int64, best first, that `strategy` chooses; see `Strategy.order`.
-
-    `clusters` holds labels [N], distances [N] and centres [K, D].
-    """
+    """The images among `rows` [M] int64, best first, that `strategy` chooses; see `Strategy.order`."""
     rows = rows[np.argsort(keys[rows], kind="stable")]
-    labels, distance, centers = clusters
-    given = Clusters(labels[rows].astype(np.int64), distance[rows], np.asarray(centers, np.float32))
+    given = Clusters(
+        clusters.labels[rows].astype(np.int64),
+        clusters.distance[rows],
+        clusters.centers,
+        None if clusters.scenes is None else clusters.scenes[rows],
+    )
     columns = {name: np.asarray(column)[rows] for name, column in scores.items()}
     return rows[strategy.order(x[rows], columns, given, budget, seed)]
 

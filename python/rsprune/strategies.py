@@ -5,8 +5,11 @@ A strategy is a function ``(embeddings, scores, clusters, budget, seed) -> order
 that nothing a strategy does can depend on the order of files, and a tie may go to the lower row.
 
 Strategies differ in what they choose from, their *pool*: `readable` images; `eligible` ones, which passed the
-filters; or `distinct` ones, which are no duplicates either. The strategies of the literature are given all
-readable images, as they were published; ``--pool distinct`` puts the same filters before them.
+filters; or `distinct` ones, which are no duplicates either. `rsprune` chooses from the distinct images. The
+strategies of the literature choose from all readable ones, noise and copies included, as they were published;
+``--pool distinct`` puts the filters of `rsprune` before them.
+
+The selection for a smaller budget is the beginning of that for a larger one with every strategy built in.
 """
 
 from __future__ import annotations
@@ -23,7 +26,6 @@ from rsprune.errors import ConfigError, RspruneError
 from rsprune.rank import rank_by, rank_within, spreads
 from rsprune.rows import BLOCK_BYTES, groups, unit_rows
 
-ENTRY_POINTS = "rsprune.strategies"
 POOLS = ("readable", "eligible", "distinct")
 DENSITY_TEMPERATURE = 0.1  # of the published softmax
 DENSITY_NEIGHBOURS = 20  # nearest clusters that the distance between clusters is averaged over
@@ -39,11 +41,13 @@ class Clusters:
         labels: int64 [M], 0 <= label < K; every image has a cluster, but a cluster may be empty.
         distance: float32 [M], squared L2 to the centre of its cluster.
         centers: float32 [K, D].
+        scenes: int64 [M], scene of each image, -1 unknown; None where nobody has told scenes apart.
     """
 
     labels: np.ndarray
     distance: np.ndarray
     centers: np.ndarray
+    scenes: np.ndarray | None = None
 
     @classmethod
     def of(cls, embeddings: np.ndarray, labels: np.ndarray) -> Clusters:
@@ -210,26 +214,59 @@ def rsprune(
     budget: int,
     seed: int,
     *,
+    scene_alpha: float | None = 0.5,
+    unknown: float = 0.5,
     alpha: float = 0.0,
     beta: float = 0.0,
     rank: str = "herding",
     mmr_lambda: float = 0.5,
 ) -> np.ndarray:
-    """Seats ~ size^alpha * spread^beta for every cluster, representative images inside; see `rank_within`."""
-    keys = _row_keys(clusters.labels)
+    """Seats for scenes, in a scene for its part of every cluster, representative images inside.
+
+    Args:
+        scene_alpha: seats of a scene ~ size^scene_alpha; None, and clusters without scenes, leave it to the
+            clusters alone.
+        unknown: most seats of the images of no known scene, in shares of what their number would give them;
+            broken images resemble no scene more often than sound ones do.
+        alpha: seats of a cluster ~ size^alpha * spread^beta, in its scene.
+        beta: see `alpha`.
+        rank: order inside a cluster; see `rank_within`.
+        mmr_lambda: for `mmr`.
+    """
+    scenes = None if scene_alpha is None else clusters.scenes
+    parts = _parts(clusters.labels, scenes)
+    keys = _row_keys(parts)
     if rank == "closest":
-        inside = rank_by(clusters.distance, clusters.labels, keys=keys)
+        inside = rank_by(clusters.distance, parts, keys=keys)
     elif rank == "random":
         chance = np.random.default_rng(seed).permutation(len(embeddings))
-        inside = rank_by(chance, clusters.labels, keys=keys)
+        inside = rank_by(chance, parts, keys=keys)
     else:
-        inside = rank_within(embeddings, clusters.labels, keys=keys, method=rank, mmr_lambda=mmr_lambda)
+        inside = rank_within(embeddings, parts, keys=keys, method=rank, mmr_lambda=mmr_lambda)
+    sizes = np.bincount(parts)
     # Measuring the spread reads all embeddings again: only where it counts.
-    spread = None
-    if beta:
-        present, labels = np.unique(clusters.labels, return_inverse=True)
-        spread = spreads(embeddings, labels, len(present), keys=keys)
-    return _seated(inside, clusters, spread=spread, alpha=alpha, beta=beta)[:budget]
+    spread = spreads(embeddings, parts, len(sizes), keys=keys) if beta else None
+    order = allocate.order(inside, parts, sizes, spread, alpha, beta, keys=keys)
+    if scenes is None:
+        return order[:budget]
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    names, scene = np.unique(scenes, return_inverse=True)
+    sizes = np.bincount(scene)
+    factor = np.ones(len(names))
+    if names[0] < 0 < len(names) - 1:
+        weight = sizes**scene_alpha
+        fair = weight[1:].sum() / sizes[1:].sum() * sizes[0]
+        factor[0] = min(1, unknown * fair / weight[0])
+    inside = rank_by(place, scene, keys=keys)
+    return allocate.order(inside, scene, sizes, factor, scene_alpha, 1.0, keys=keys)[:budget]
+
+
+def _parts(labels: np.ndarray, scenes: np.ndarray | None) -> np.ndarray:
+    """Number int64 [M] of the part, one scene's share of one cluster, that each image belongs to."""
+    if scenes is not None:
+        labels = np.unique(scenes, return_inverse=True)[1] * (labels.max(initial=0) + 1) + labels
+    return np.unique(labels, return_inverse=True)[1]
 
 
 # Greedy k-centre could rank all, but at a cost that grows with the square of the pool.
@@ -263,11 +300,11 @@ def load_strategy(name: str, **settings: Any) -> Strategy:
         if name == "rsprune" and settings:
             return Strategy(name, partial(rsprune, **settings), found.pool, found.ranks_all)
         return found
-    from rsprune.plugins import find
+    from rsprune import plugins
 
-    added = find(ENTRY_POINTS, name)
+    added = plugins.find(plugins.STRATEGIES, name)
     if added is None:
-        known = ", ".join(STRATEGIES)
+        known = ", ".join([*STRATEGIES, *plugins.names(plugins.STRATEGIES)])
         raise ConfigError(f"there is no strategy {name!r}: give one of {known}, or install a package with it")
     if isinstance(added, Strategy):
         return Strategy(name, added.function, added.pool, added.ranks_all)

@@ -97,6 +97,44 @@ class Terminal:
         if "report" in facts:
             self.out.print(f"report: {facts['report']}", markup=False)
 
+    def comparison(self, facts: dict[str, Any]) -> None:
+        """What `compare` found: a row per run, what they share, and scenes before and after."""
+        if self.as_json:
+            return self.result(facts, "")
+        runs = facts["runs"]
+        table = _table("selections", "run", "images", "kept", "clusters used", "entropy", "coverage", "95 %")
+        for run in runs:
+            used = sum(n > 0 for n in run["clusters"]["after"])
+            e = run["entropy"]
+            bits = "" if e["p50"] is None else f"{e['p50']:.1f} ({e['p5']:.1f}–{e['p95']:.1f})"
+            counts = f"{run['images']:,}", f"{run['kept']:,}", f"{used:,} of {len(run['clusters']['after']):,}"
+            table.add_row(Text(run["name"]), *counts, bits, *_distances(run["coverage"]))
+        baseline = facts["baseline"]
+        table.add_row(baseline["name"], "", "", "", "", *_distances(baseline["coverage"]))
+        self.out.print(table)
+        overlap = _table("kept by both, and Jaccard index", "run", *(Text(run["name"]) for run in runs))
+        for i, run in enumerate(runs):
+            pairs = zip(facts["overlap"]["both"][i], facts["overlap"]["jaccard"][i], strict=True)
+            overlap.add_row(
+                Text(run["name"]), *(f"{n:,}" if j is None else f"{n:,} ({j:.2f})" for n, j in pairs)
+            )
+        self.out.print(overlap)
+        scenes = _table("scenes, before and after", "scene", *(Text(run["name"]) for run in runs))
+        names = sorted({s for run in runs for s in run["scenes"]}, key=lambda s: _order(runs, s))
+        for scene in names:
+            pairs = [run["scenes"].get(scene) for run in runs]
+            scenes.add_row(Text(scene), *("" if p is None else f"{p[0]:,} → {p[1]:,}" for p in pairs))
+        self.out.print(scenes)
+        self.out.print(
+            "coverage: mean distance of a dropped image to the nearest kept one, "
+            f"and what 95 % stay below, judged by {facts['judge']}",
+            markup=False,
+        )
+        for sentence in facts["notes"]:
+            self.say(sentence)
+        if "picture" in facts:
+            self.out.print(f"picture: {facts['picture']}", markup=False)
+
     def finished(self, stage: str, run: Run) -> None:
         """One line about a stage that has been run alone."""
         facts = {"run": str(run.path), "stage": stage, "seconds": seconds_per_stage(run).get(stage, 0.0)}
@@ -105,6 +143,22 @@ class Terminal:
     def result(self, facts: dict[str, Any], text: str) -> None:
         """A result in words, or as one line of JSON."""
         self.out.print(json.dumps(facts) if self.as_json else text, markup=False)
+
+
+def _table(title: str, first: str, *others: str | Text) -> Table:
+    table = Table(title=title)
+    table.add_column(first)
+    for name in others:
+        table.add_column(name, justify="right")
+    return table
+
+
+def _distances(coverage: dict[str, Any] | None) -> tuple[str, str]:
+    return (f"{coverage['mean']:.3f}", f"{coverage['p95']:.3f}") if coverage else ("–", "–")
+
+
+def _order(runs: list[dict[str, Any]], scene: str) -> tuple[int, str]:
+    return -max(run["scenes"].get(scene, (0, 0))[0] for run in runs), scene
 
 
 def summarise(run: Run) -> dict[str, Any]:

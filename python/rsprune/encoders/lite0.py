@@ -14,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from rsprune.encoders import rgb_bands
+from rsprune.encoders import check_rgb, checked_image, rgb_bands
 from rsprune.encoders.packaged import LITE0_WEIGHTS
-from rsprune.errors import ConfigError
+from rsprune.encoders.torch_model import torch_device
 
 BATCH_NORM_EPS = 1e-3  # TensorFlow's
 STAGES = (  # repeats, kernel, stride of the first, expansion, channels out
@@ -123,8 +123,12 @@ class Lite0:
     size = 128  # pixels; 64-px tiles gain nothing from 224 and cost three times as much
 
     def __init__(self, *, device: str = "auto"):
-        self.device = str(_device(device))
+        self.device = str(torch_device(device))
         self.network = load_network(LITE0_WEIGHTS.verified()).to(self.device)
+
+    def check_bands(self, bands: Mapping[str, int]) -> None:
+        """Raises `ConfigError` naming a source whose red, green and blue cannot be told."""
+        check_rgb(bands)
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
@@ -144,25 +148,8 @@ class Lite0:
         return torch.cat(pooled)[: len(images)].cpu().numpy()
 
     def _input(self, image: np.ndarray) -> torch.Tensor:
-        if image.dtype != np.uint8 or image.ndim != 3 or 0 in image.shape:
-            raise ValueError(f"images must be uint8 [H, W, C], got {image.dtype} {list(image.shape)}")
-        rgb = np.ascontiguousarray(image[:, :, rgb_bands(image.shape[2])].transpose(2, 0, 1))
+        rgb = np.ascontiguousarray(checked_image(image)[:, :, rgb_bands(image.shape[2])].transpose(2, 0, 1))
         x = torch.from_numpy(rgb)[None].to(self.device).float()
         # Antialias: a large image is averaged down, not sampled.
         x = F.interpolate(x, (self.size, self.size), mode="bilinear", antialias=True)
         return x.sub_(127).div_(128)
-
-
-def _device(device: str) -> torch.device:
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        chosen = torch.device(device)
-    except RuntimeError:
-        chosen = None
-    if chosen is None or chosen.type not in ("cpu", "cuda"):
-        raise ConfigError(f"there is no device {device!r}: give auto, cpu, cuda or cuda:1")
-    if chosen.type == "cuda" and (chosen.index or 0) >= (n := torch.cuda.device_count()):
-        reason = f"finds {n} CUDA devices" if torch.version.cuda else "is a build without CUDA"
-        raise ConfigError(f"device {device} cannot be used because PyTorch {reason}: give --device cpu")
-    return chosen

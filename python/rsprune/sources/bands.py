@@ -17,12 +17,16 @@ class Selection:
 
     bands: tuple[int, ...] | None = None  # 1-based; None takes all
     nodata: float | None = None  # a pixel is invalid where every selected band has this value
+    mask_band: int | None = None  # 1-based; not among the bands of the image
 
     def indexes(self, available: int) -> tuple[int, ...]:
         """1-based bands to read out of `available`. Raises `UnreadableImage`."""
-        bands = self.bands or tuple(range(1, available + 1))
-        if max(bands) > available:
-            raise UnreadableImage(f"has {_bands(available)}, but band {max(bands)} was asked for")
+        bands = self.bands or tuple(i for i in range(1, available + 1) if i != self.mask_band)
+        last = max(*bands, self.mask_band or 0, 1)
+        if last > available:
+            raise UnreadableImage(f"has {_bands(available)}, but band {last} was asked for")
+        if not bands:
+            raise UnreadableImage("has no band beside its mask")
         return bands
 
 

@@ -44,6 +44,10 @@ class Header:
     centre_lat: float | None = None
     centre_lon: float | None = None
     timestamp: str | None = None
+    left: float | None = None  # footprint in the units of `crs`
+    bottom: float | None = None
+    right: float | None = None
+    top: float | None = None
 
 
 @dataclass(frozen=True)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import struct
 from contextlib import contextmanager
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
@@ -16,7 +18,7 @@ from rsprune.sources.bands import Selection, as_image, stored_dtype
 from rsprune.sources.base import Header, Image, Window
 
 MAX_PIXELS = 2**28  # decoded at once: 0.8 GB of RGB; a header can claim far more than its file holds
-_HEAD = 2**16  # bytes; holds the header of nearly every JPEG, and small images whole
+_HEAD = 2**18  # bytes read first; they hold the header of nearly every JPEG, and most tiles whole
 
 _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 3, 4, 6  # PNG colour types
 _PNG_BANDS = {_GREY: 1, _RGB: 3, _PALETTE: 3, _GREY_ALPHA: 1, _RGB_ALPHA: 3}
@@ -39,24 +41,29 @@ def open_scene(path: str) -> Scene:
         UnreadableImage: it is not an image that can be decoded.
         ConfigError: it needs rasterio, which is not installed.
     """
-    with decoding("cannot be read"):
-        # Opening a named pipe would wait for a writer.
-        status = Path(path).stat()
+    with decoding("cannot be read"), open(path, "rb", buffering=0, opener=_without_waiting) as file:
+        status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise UnreadableImage("is not a regular file")
-        with Path(path).open("rb") as file:
-            head = file.read(_HEAD)
-            kind = _kind(head)
-            if kind == "JPEG":
-                return PlainScene(path, status.st_size, kind, _jpeg_header(head, file))
-            if kind == "WebP":
-                return PlainScene(path, status.st_size, kind, _webp_header(head))
-            if kind == "PNG":
-                layout, driver = _png_header(head)
-                if not driver:
-                    return PlainScene(path, status.st_size, kind, layout)
-                kind = driver
-    return _open_raster(path, status.st_size, kind)
+        size = status.st_size
+        head = file.read(min(size, _HEAD))
+        whole = head if len(head) == size else None
+        kind = _kind(head)
+        if kind == "JPEG":
+            return PlainScene(path, size, kind, _jpeg_header(head, file), whole)
+        if kind == "WebP":
+            return PlainScene(path, size, kind, _webp_header(head), whole)
+        if kind == "PNG":
+            layout, driver = _png_header(head)
+            if not driver:
+                return PlainScene(path, size, kind, layout, whole)
+            kind = driver
+    return _open_raster(path, size, kind)
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    # Opening a named pipe would wait for a writer.
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 @contextmanager
@@ -102,9 +109,10 @@ class Layout:
 class PlainScene:
     """A file that can only be decoded whole; kept decoded while windows of it are read."""
 
-    def __init__(self, path: str, size: int, kind: str, layout: Layout):
+    def __init__(self, path: str, size: int, kind: str, layout: Layout, data: bytes | None = None):
         check_size(layout.width, layout.height)
         self._path, self._size, self._kind, self._layout = path, size, kind, layout
+        self._data = data  # the whole file, if it was read already
         self._decoded: tuple[np.ndarray, np.ndarray | None] | None = None
 
     def header(self, window: Window | None, selection: Selection) -> Header:
@@ -122,13 +130,14 @@ class PlainScene:
             part = np.s_[window.y : window.y + window.h, window.x : window.x + window.w]
             # A copy, so that a small image never keeps its whole scene in memory.
             pixels, valid = pixels[part].copy(), None if valid is None else valid[part].copy()
-        if selection.bands:
-            pixels = pixels[..., [b - 1 for b in selection.bands]]
+        if selection.bands or selection.mask_band:
+            pixels = pixels[..., [b - 1 for b in selection.indexes(pixels.shape[-1])]]
         return as_image(pixels, valid, [selection.nodata])
 
     def _decode(self) -> tuple[np.ndarray, np.ndarray | None]:
         with decoding(f"is not a complete {self._kind} file"):
-            pixels, valid = _DECODE[self._kind](self._path)
+            data, self._data = self._data or Path(self._path).read_bytes(), None
+            pixels, valid = _DECODE[self._kind](data, self._layout)
             expected = (self._layout.height, self._layout.width, self._layout.bands)
             if pixels.shape != expected:
                 raise UnreadableImage(f"has {pixels.shape} pixels where its header says {expected}")
@@ -194,20 +203,18 @@ def _webp_header(head: bytes) -> Layout:
     return Layout(width, height, 3)
 
 
-def _decode_jpeg(path: str) -> tuple[np.ndarray, None]:
+def _decode_jpeg(data: bytes, layout: Layout) -> tuple[np.ndarray, None]:
     import simplejpeg
 
-    data = Path(path).read_bytes()
-    grey = simplejpeg.decode_jpeg_header(data)[2] == "Gray"
     # Strict decoding is what makes a truncated file an error instead of a grey lower half.
-    return simplejpeg.decode_jpeg(data, "GRAY" if grey else "RGB", strict=True), None
+    return simplejpeg.decode_jpeg(data, "GRAY" if layout.bands == 1 else "RGB", strict=True), None
 
 
-def _decode_png(path: str) -> tuple[np.ndarray, np.ndarray | None]:
+def _decode_png(data: bytes, layout: Layout) -> tuple[np.ndarray, np.ndarray | None]:
     from PIL.PngImagePlugin import PngImageFile
 
     # Not `Image.open`: its limit on pixels is lower than ours, and global.
-    with PngImageFile(path) as image:
+    with PngImageFile(BytesIO(data)) as image:
         image.load()
         transparent = image.info.get("transparency")
         if image.mode in ("I;16", "I;16B", "I"):
@@ -222,10 +229,10 @@ def _decode_png(path: str) -> tuple[np.ndarray, np.ndarray | None]:
         return _split_alpha(np.asarray(image))
 
 
-def _decode_webp(path: str) -> tuple[np.ndarray, np.ndarray | None]:
+def _decode_webp(data: bytes, layout: Layout) -> tuple[np.ndarray, np.ndarray | None]:
     from PIL.WebPImagePlugin import WebPImageFile
 
-    with WebPImageFile(path) as image:
+    with WebPImageFile(BytesIO(data)) as image:
         image.load()
         return _split_alpha(np.asarray(image if image.mode in ("RGB", "RGBA") else image.convert("RGB")))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from pathlib import Path
 from stat import S_ISDIR
 
@@ -15,9 +15,11 @@ from rsprune.sources import ids
 from rsprune.sources.bands import Selection
 from rsprune.sources.base import Header, Image, Item, Window
 from rsprune.sources.codecs import Scene, decoding, open_scene
+from rsprune.sources.masks import parse
 
 # What is listed; how it is read is decided by content.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".jp2")
+_MASK = Selection((1,))
 _MAX_LINKS = 8  # links inside each other: two links in each of 30 linked folders are a billion paths
 
 
@@ -37,7 +39,10 @@ class FolderSource:
             why = getattr(error, "strerror", None) or error
             raise ConfigError(f"cannot read {config.path!r}: {why}; give a folder or an image file") from None
         self._tile, self._stride = config.tile, config.stride or config.tile
-        self._selection = Selection(config.bands, config.nodata)
+        self._mask = parse(config.mask) if config.mask else None
+        self._selection = Selection(config.bands, config.nodata, self._mask.band if self._mask else None)
+        if self._mask and self._mask.file and not Path(self._mask.file).is_file():
+            raise ConfigError(f"there is no mask {self._mask.file}: give a file, a band or a _SUFFIX")
         self._prefix = ids.encode(prefix)
 
     def items(self) -> Iterator[Item]:
@@ -45,6 +50,8 @@ class FolderSource:
         if self._is_folder:
             root_uri = ids.encode(self._root).rstrip("/")
             files = [(self._prefix + name, f"{root_uri}/{name}") for name in _listing(self._root)]
+            if self._mask:
+                files = [f for f in files if not self._mask.is_mask(ids.decode(f[1]))]
             if not files:
                 raise ConfigError(f"no image below {self._name!r}: looked for {' '.join(EXTENSIONS)}")
         else:
@@ -57,12 +64,40 @@ class FolderSource:
     def header(self, item: Item) -> Header:
         """What is known of an image without decoding it. Raises `UnreadableImage`."""
         with _scene(item) as scene, decoding("cannot be read"):
-            return scene.header(item.window, self._selection)
+            header = scene.header(item.window, self._selection)
+            if self._mask and not self._mask.band:
+                with self._mask_of(item, scene):
+                    pass
+            return header
 
     def read(self, item: Item) -> Image:
         """Pixels and mask. Raises `UnreadableImage`."""
         with _scene(item) as scene, decoding("cannot be read"):
-            return scene.read(item.window, self._selection)
+            image = scene.read(item.window, self._selection)
+            if not self._mask:
+                return image
+            if self._mask.band:
+                numbers = scene.read(item.window, Selection((self._mask.band,)))
+            else:
+                with self._mask_of(item, scene) as mask:
+                    numbers = mask.read(item.window, _MASK)
+            return self._mask.apply(image, numbers)
+
+    @contextmanager
+    def _mask_of(self, item: Item, scene: Scene) -> Iterator[Scene]:
+        """The file with the mask of `item`, which has the size of `scene`. Raises `UnreadableImage`."""
+        path = self._mask.path(ids.decode(item.uri))
+        try:
+            with _opened(path, item.window and "mask") as mask:
+                image, header = scene.header(None, self._selection), mask.header(None, _MASK)
+                if (header.width, header.height) != (image.width, image.height):
+                    raise UnreadableImage(
+                        f"has {header.width} x {header.height} pixels "
+                        f"where the image has {image.width} x {image.height}: resample it"
+                    )
+                yield mask
+        except UnreadableImage as error:
+            raise UnreadableImage(f"has a mask {path} that {error}") from error
 
     def _all_windows(self, files: Sequence[tuple[str, str]]) -> Iterator[Item]:
         # Names sort as their windows do, unless one name starts with another: "a.tif" is before
@@ -91,35 +126,41 @@ class FolderSource:
 
 
 class _Last(threading.local):
-    """The scene whose windows are being read: per thread, because a GDAL dataset belongs to one."""
+    """The scene whose windows are being read, and its mask: per thread, as a GDAL dataset belongs to one."""
 
-    key: tuple | None = None
-    scene: Scene | None = None
+    def __init__(self) -> None:
+        self.opened: dict[str, tuple[tuple, Scene]] = {}
 
 
 _last = _Last()
 
 
 def _scene(item: Item) -> AbstractContextManager[Scene]:
-    path = ids.decode(item.uri)
-    if item.window is None:
+    return _opened(ids.decode(item.uri), item.window and "scene")
+
+
+def _opened(path: str, role: str | None) -> AbstractContextManager[Scene]:
+    """The file at `path`; with a role it stays open until another file takes that role."""
+    if role is None:
         return closing(_open(path))
     with decoding("cannot be read"):
         status = Path(path).stat()
     key = (os.getpid(), path, status.st_mtime_ns, status.st_size)  # a fork must not share a file position
-    if _last.key != key:
-        if _last.key and _last.key[0] == os.getpid():
-            _last.scene.close()
-        _last.key = _last.scene = None
-        _last.scene = _open(path)
-        _last.key = key
-    return nullcontext(_last.scene)
+    if role not in _last.opened or _last.opened[role][0] != key:
+        last_key, last = _last.opened.pop(role, (None, None))
+        if last_key and last_key[0] == os.getpid():
+            last.close()
+        _last.opened[role] = key, _open(path)
+    return nullcontext(_last.opened[role][1])
 
 
 def _open(path: str) -> Scene:
-    if Path(path).is_dir():
-        raise UnreadableImage(_why_not_listed(path))
-    return open_scene(path)
+    try:
+        return open_scene(path)
+    except UnreadableImage:
+        if Path(path).is_dir():
+            raise UnreadableImage(_why_not_listed(path)) from None
+        raise
 
 
 def _why_not_listed(path: str) -> str:

@@ -56,6 +56,7 @@ class RasterScene:
             check_window(window, width, height)
         x, y, w, h = window or (0, 0, width, height)
         lat, lon = self._lat_lon(x + w / 2, y + h / 2)
+        left, bottom, right, top = self._bounds(x, y, w, h)
         return Header(
             width=w,
             height=h,
@@ -67,6 +68,10 @@ class RasterScene:
             centre_lat=lat,
             centre_lon=lon,
             timestamp=self._timestamp,
+            left=left,
+            bottom=bottom,
+            right=right,
+            top=top,
         )
 
     def read(self, window: Window | None, selection: Selection) -> Image:
@@ -84,7 +89,7 @@ class RasterScene:
         with decoding("is not complete or damaged"):
             try:
                 pixels = self._dataset.read(indexes, window=part)
-                valid = self._valid(part, indexes)
+                valid = self._valid(part, selection, indexes)
             except RasterioError as error:
                 # "Read failed. See previous exception" says nothing; its cause names the block.
                 raise UnreadableImage(f"is truncated or damaged: {error.__cause__ or error}") from error
@@ -95,13 +100,16 @@ class RasterScene:
         self._close()
 
     def _indexes(self, selection: Selection) -> tuple[int, ...]:
-        if selection.bands:
-            return selection.indexes(self._dataset.count)
-        return tuple(i for i in self._dataset.indexes if i != self._alpha)
+        indexes = selection.indexes(self._dataset.count)
+        return indexes if selection.bands else tuple(i for i in indexes if i != self._alpha)
 
-    def _valid(self, part: windows.Window, indexes: tuple[int, ...]) -> np.ndarray | None:
+    def _valid(
+        self, part: windows.Window, selection: Selection, indexes: tuple[int, ...]
+    ) -> np.ndarray | None:
         if self._alpha:
-            return None if self._alpha in indexes else self._dataset.read(self._alpha, window=part) > 0
+            if self._alpha in indexes or self._alpha == selection.mask_band:
+                return None
+            return self._dataset.read(self._alpha, window=part) > 0
         if MaskFlags.per_dataset in self._dataset.mask_flag_enums[0]:
             return self._dataset.read_masks(1, window=part) > 0
         return None
@@ -121,6 +129,16 @@ class RasterScene:
             except (RasterioError, CRSError):  # local grids have no place on Earth
                 return None, None
         return (north, east) if math.isfinite(north) and math.isfinite(east) else (None, None)
+
+    def _bounds(self, x: int, y: int, w: int, h: int) -> tuple[float, ...] | tuple[None, ...]:
+        # A local grid has a name that grids elsewhere have as well, so its coordinates say nothing.
+        on_earth = self._crs and (self._crs.is_projected or self._crs.is_geographic)
+        if not on_earth or self._transform.is_identity:
+            return (None,) * 4
+        t, corners = self._transform, [(x, y), (x + w, y), (x, y + h), (x + w, y + h)]
+        east = [t.a * i + t.b * j + t.c for i, j in corners]
+        north = [t.d * i + t.e * j + t.f for i, j in corners]
+        return min(east), min(north), max(east), max(north)
 
     def _gsd(self, lat: float | None) -> float | None:
         if not self._crs or self._transform.is_identity:

@@ -9,6 +9,7 @@ from rsprune.stages.page import write_page
 from rsprune.stages.scan import scan_images
 from rsprune.stages.score import score_images
 from rsprune.stages.select import select_images
+from rsprune.strategies import load_strategy
 
 __all__ = [
     "Job",
@@ -24,6 +25,7 @@ __all__ = [
 
 def run_all(job: Job) -> None:
     """Every stage up to the report; stages that are complete are not repeated."""
+    load_strategy(job.settings.select.strategy)  # a wrong name must not show after hours
     scan_images(job)
     score_images(job)
     embed_images(job)

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 from safetensors.numpy import save
 from sklearn.exceptions import ConvergenceWarning
 
-from rsprune.calibration import calibrate, pool_clusters
+from rsprune.calibration import explain, pool_clusters
 from rsprune.cluster import KMeans
 from rsprune.config import FilterConfig
 from rsprune.errors import ConfigError
-from rsprune.filters import eligibility
+from rsprune.filters import GUARDS, eligibility
 from rsprune.ops import kmeans_assign
 from rsprune.rows import content_key, finite_rows, unique_rows
 from rsprune.run import Run, write_atomic, write_json, write_table
@@ -29,10 +29,12 @@ from rsprune.scenes import (
     stratified_sample,
     tag,
 )
+from rsprune.stages.calibrate import calibrate_references, encode_candidates
+from rsprune.stages.features import RawFeatures
 from rsprune.stages.job import Job
 from rsprune.stages.references import PreparedReference, prepare_references
 
-SCORE_COLUMNS = ("entropy", "nodata_fraction", "autocorrelation")
+SCORE_COLUMNS = ("entropy", "nodata_fraction", *(guard.score for guard in GUARDS))
 SCHEMA = pa.schema(
     {
         "id": pa.string(), "cluster": pa.int32(), "distance": pa.float32(),
@@ -64,23 +66,27 @@ def cluster_images(job: Job) -> None:
     """Writes the scene, cluster and distance of every image, the centres and the reference benchmark."""
     job.run.require("embed")
     references = prepare_references(job)
+    others = encode_candidates(job, references)
     settings = job.settings
     inputs = [asdict(settings.filter), asdict(settings.cluster), settings.seed, job.run.fingerprint("embed")]
     with job.stage("cluster", *inputs, *(r.fingerprint for r in references)) as todo:
         if todo:
-            _cluster(job, references)
+            _cluster(job, references, others)
 
 
-def _cluster(job: Job, references: list[PreparedReference]) -> None:
+def _cluster(
+    job: Job, references: list[PreparedReference], others: dict[str, list[RawFeatures]]
+) -> None:
     run, settings, seed = job.run, job.settings.cluster, job.settings.seed
     pool = Pool.of(run)
     keys = content_key(pool.hashes, seed)
     candidates = pool.eligible(job.settings.filter)
     if not candidates.any():  # nothing can be kept; clusters still say where the images lie
         candidates = finite_rows(pool.x)
-    prototypes, granularity = _scenes(job, references, pool.x, keys, candidates)
+    prototypes, calibration = _scenes(job, references, others, pool.x, keys, candidates)
     tags = tag(pool.x, prototypes)
-    k = _n_clusters(job, granularity, tags, unique_rows(keys, candidates))
+    k = _n_clusters(job, calibration, tags, unique_rows(keys, candidates))
+    write_json(run.path / "calibration.json", calibration)
     fit = stratified_sample(tags.scene, k * settings.fit_per_cluster, keys, candidates)
     sample = pool.x[fit].astype(np.float32)
     with (
@@ -105,41 +111,39 @@ def _cluster(job: Job, references: list[PreparedReference]) -> None:
 
 
 def _scenes(
-    job: Job, references: list[PreparedReference], x: np.ndarray, keys: np.ndarray, candidates: np.ndarray
-) -> tuple[Prototypes, int]:
-    """Scene prototypes and clusters per scene, from the references or, without one, from the pool itself."""
+    job: Job,
+    references: list[PreparedReference],
+    others: dict[str, list[RawFeatures]],
+    x: np.ndarray,
+    keys: np.ndarray,
+    candidates: np.ndarray,
+) -> tuple[Prototypes, dict[str, Any]]:
+    """Scene prototypes and calibration, from the references or, without one, from the pool itself."""
     seed = job.settings.seed
-    benchmark: dict[str, Any] = {"encoder": job.settings.embed.encoder, "references": {}}
     if references:
         loaded = [r.load() for r in references]
-        prototypes = fit_prototypes(loaded, seed=seed)
-        joint = calibrate(loaded, seed=seed)
-        benchmark["references"] = {r.name: calibrate(r, seed=seed) for r in loaded} if len(loaded) > 1 else {}
-        benchmark["joint"] = joint
-        granularity = joint["granularity"]
-    else:
-        rows = np.flatnonzero(candidates)
-        prototypes = pseudo_scenes(x[rows], job.settings.cluster.pseudo_scenes, keys[rows], seed)
-        granularity = PSEUDO_GRANULARITY
-        job.say(
-            f"no reference given: {len(prototypes.names)} pseudo-scenes from a small k-means take its place"
-        )
-    benchmark["granularity"] = granularity
-    write_json(job.run.path / "calibration.json", benchmark)
-    return prototypes, granularity
+        return fit_prototypes(loaded, seed=seed), calibrate_references(job, references, loaded, others)
+    rows = np.flatnonzero(candidates)
+    prototypes = pseudo_scenes(x[rows], job.settings.cluster.pseudo_scenes, keys[rows], seed)
+    job.say(f"no reference given: {len(prototypes.names)} pseudo-scenes from a small k-means take its place")
+    return prototypes, {"references": {}, "granularity": PSEUDO_GRANULARITY}
 
 
-def _n_clusters(job: Job, granularity: int, tags: SceneTags, distinct: np.ndarray) -> int:
-    """The number asked for, or granularity times the scenes that the eligible images show."""
+def _n_clusters(job: Job, calibration: dict[str, Any], tags: SceneTags, distinct: np.ndarray) -> int:
+    """The number asked for, or granularity times the scenes that the eligible images show; says why."""
     wanted = job.settings.cluster.n_clusters
-    if wanted is None:
-        present = len(np.unique(tags.scene[distinct]))
-        return pool_clusters(granularity, present, len(distinct))
-    if wanted > len(distinct):
+    if wanted is not None and wanted > len(distinct):
         raise ConfigError(
             f"--n-clusters is {wanted} but only {len(distinct)} distinct images are eligible: give fewer"
         )
-    return wanted
+    present = len(np.unique(tags.scene[distinct]))
+    k = wanted or pool_clusters(calibration["granularity"], present, len(distinct))
+    calibration["n_clusters"] = k
+    calibration["explanation"] = explain(
+        k, len(distinct), present, calibrated=calibration.get("joint"), asked=wanted is not None
+    )
+    job.say(calibration["explanation"])
+    return k
 
 
 def _assign(x: np.ndarray, centers: np.ndarray, device: str) -> tuple[np.ndarray, np.ndarray]:

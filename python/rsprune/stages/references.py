@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 from collections import Counter
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 from rsprune.config import ScanConfig, SourceConfig, source_values
 from rsprune.embedding import Transform
 from rsprune.errors import ConfigError
+from rsprune.prepared import describe_file, describe_folder, read_labelled, write_prepared
 from rsprune.run import Run, digest
 from rsprune.scenes import Reference
-from rsprune.stages.embed import TRANSFORM, embed_images
+from rsprune.stages.embed import TRANSFORM
+from rsprune.stages.features import RawFeatures, features_alone, features_of_run, given_features
 from rsprune.stages.job import Job
 from rsprune.stages.scan import scan_images
 from rsprune.stages.score import score_images
@@ -24,24 +27,59 @@ from rsprune.stages.score import score_images
 
 @dataclass(frozen=True)
 class PreparedReference:
-    """A reference whose embeddings can be read, and the fingerprint of what they stand on."""
+    """A reference whose features can be read, and the fingerprint of what they stand on.
+
+    Attributes:
+        folder: scored images with their features; None for a Parquet file.
+        raw: the features of `folder`; None for a Parquet file.
+        about: licence and origin, as far as they are stated.
+    """
 
     name: str
     fingerprint: str
-    folder: Run | None  # embedded images; None for a Parquet file
+    folder: Run | None
     file: Path | None
     transform: Transform
+    raw: RawFeatures | None = None
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     def load(self) -> Reference:
         """Its embeddings [M, D] and labels [M]. Raises `ConfigError`."""
+        return self.reference(self.transform(self.features))
+
+    def reference(self, embeddings: np.ndarray) -> Reference:
+        """Its labels with embeddings [M, D] of whatever kind."""
+        classes, labels = self._labels
+        return Reference(self.name, classes, labels, embeddings)
+
+    @cached_property
+    def features(self) -> np.ndarray:
+        """Raw features [M, D], NaN where an image is unreadable."""
+        return self.raw.load() if self.raw else self._content[0]
+
+    @cached_property
+    def _labels(self) -> tuple[tuple[str, ...], np.ndarray]:
         if self.folder is not None:
-            classes, labels = _class_folders(self.folder)
-            return Reference(self.name, classes, labels, self.folder.embeddings())
-        return _from_parquet(self.file, self.name, self.transform)
+            return _class_folders(self.folder)
+        names = self._content[1]
+        classes = tuple(sorted({v for v in names if v is not None}))
+        index = {c: i for i, c in enumerate(classes)}
+        return classes, np.array([-1 if v is None else index[v] for v in names], np.int32)
+
+    @cached_property
+    def _content(self) -> tuple[np.ndarray, list[str | None]]:
+        features, names = read_labelled(self.file)
+        wanted = len(self.transform.mean)
+        if features.shape[1] != wanted:
+            raise ConfigError(
+                f"reference {self.file} has embeddings of {features.shape[1]} features, the run has {wanted}: "
+                "give one that was made with the encoder of the run"
+            )
+        return features, names
 
 
 def prepare_references(job: Job) -> list[PreparedReference]:
-    """Embeds every reference of the job that is not embedded yet, in the space of the run's own images."""
+    """Encodes every reference of the job that is not encoded yet, for the space of the run's own images."""
     transform = Transform.load(job.run.path / TRANSFORM)
     sources = [SourceConfig(**source_values(text)) for text in job.settings.cluster.reference]
     counts = Counter(s.name for s in sources)
@@ -51,15 +89,69 @@ def prepare_references(job: Job) -> list[PreparedReference]:
     return [_prepare(job, source, transform) for source in sources]
 
 
+def check_output(out: Path, *, overwrite: bool) -> None:
+    """Raises `ConfigError` where a prepared reference may not be written to `out`."""
+    if out.suffix != ".parquet":
+        raise ConfigError(f"a reference is written to a .parquet file, not to {out}: give -o NAME.parquet")
+    if out.exists() and not overwrite:
+        raise ConfigError(
+            f"{out} exists already: choose another file with -o, or replace it with --overwrite"
+        )
+
+
+def write_reference(job: Job, out: Path) -> dict[str, Any]:
+    """Encodes the class folders that are the job's only source, and writes `out` for use in any run.
+
+    The job's run folder holds the work in progress and is removed at the end.
+
+    Returns:
+        What was written about the reference, JSON-able.
+
+    Raises:
+        ConfigError: The folder is no reference.
+    """
+    folder = Path(job.settings.scan.sources[0].path)
+    if not folder.is_dir():
+        raise ConfigError(f"there is no folder {folder}: give a folder with a folder per class")
+    stated = describe_folder(folder)
+    job = replace(job, overwrite=True)  # of its own work, as another encoder may have been asked for before
+    scan_images(job)
+    try:
+        classes, labels = _class_folders(job.run)
+    except ConfigError:
+        shutil.rmtree(job.run.path)  # there is nothing to continue
+        raise
+    score_images(job)
+    if job.settings.embed.embeddings:
+        encoder, weight_hash = "precomputed", ""
+        features = given_features(job.run, job.settings.embed.embeddings)
+    else:
+        raw = features_alone(job)
+        encoder, weight_hash, features = raw.encoder, raw.weight_hash, raw.load()
+    usable = np.flatnonzero(np.isfinite(features).all(axis=1))
+    ids = job.run.table("scan", ["id"])["id"].take(usable).to_pylist()
+    names = [classes[labels[i]] for i in usable]
+    about = {
+        "name": job.settings.scan.sources[0].name, **stated, "encoder": encoder, "weight_hash": weight_hash,
+        "source": str(folder), "images": len(usable), "unreadable": len(labels) - len(usable),
+        "classes": dict(sorted(Counter(names).items())),
+    }  # fmt: skip
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_prepared(out, ids, features[usable], names, about)
+    shutil.rmtree(job.run.path)
+    return {**about, "path": str(out)}
+
+
 def _prepare(job: Job, source: SourceConfig, transform: Transform) -> PreparedReference:
     path = Path(source.path)
     if path.is_file():
         if path.suffix != ".parquet":
             raise ConfigError(f"reference {path} is neither a folder of class folders nor a .parquet file")
+        about = describe_file(path)
+        _check_encoder(path, about, transform)
         stat = path.stat()
-        return PreparedReference(
-            source.name, digest(str(path), stat.st_size, stat.st_mtime_ns), None, path, transform
-        )
+        fingerprint = digest(str(path), stat.st_size, stat.st_mtime_ns)
+        return PreparedReference(source.name, fingerprint, None, path, transform, about=about)
     if not path.is_dir():
         raise ConfigError(
             f"there is no reference {path}: give a folder with a folder per class, or a .parquet file"
@@ -69,7 +161,8 @@ def _prepare(job: Job, source: SourceConfig, transform: Transform) -> PreparedRe
             f"reference {path} holds images, but this run takes its features from "
             f"{job.settings.embed.embeddings}: give the reference as .parquet with columns embedding and label"
         )
-    # A reference is a collection like any other: scanned, scored and embedded in a run folder of its own.
+    about = describe_folder(path)
+    # A reference is a collection like any other: scanned and scored in a run folder of its own.
     scan = ScanConfig(
         sources=(source,), part_size=job.settings.scan.part_size, max_bad=job.settings.scan.max_bad
     )
@@ -79,8 +172,23 @@ def _prepare(job: Job, source: SourceConfig, transform: Transform) -> PreparedRe
     scan_images(mine)
     _class_folders(run)
     score_images(mine)
-    embed_images(mine, transform)
-    return PreparedReference(source.name, run.fingerprint("embed"), run, None, transform)
+    raw = features_of_run(job, mine, transform)
+    fingerprint = digest(raw.fingerprint, about)
+    return PreparedReference(source.name, fingerprint, run, None, transform, raw, about)
+
+
+def _check_encoder(path: Path, about: Mapping[str, Any], transform: Transform) -> None:
+    """Raises `ConfigError` where a prepared reference stands on another encoder than the run."""
+    if "encoder" not in about:  # of other origin: its maker has to know
+        return
+    theirs = about["encoder"], about.get("weight_hash", "")
+    if theirs != (transform.encoder, transform.weight_hash):
+        same = theirs[0] == transform.encoder
+        other = f"other weights of {theirs[0]}" if same else f"the encoder {theirs[0]}"
+        raise ConfigError(
+            f"reference {path} was prepared with {other}, this run has {transform.encoder}: "
+            f"prepare it again with 'rsprune reference' and the encoder of the run"
+        )
 
 
 def _class_folders(run: Run) -> tuple[tuple[str, ...], np.ndarray]:
@@ -97,23 +205,3 @@ def _class_folders(run: Run) -> tuple[tuple[str, ...], np.ndarray]:
     classes = tuple(sorted(set(folders)))
     index = {name: i for i, name in enumerate(classes)}
     return classes, np.array([index[f] for f in folders], np.int32)
-
-
-def _from_parquet(path: Path, name: str, transform: Transform) -> Reference:
-    try:
-        table = pq.read_table(path, columns=["embedding", "label"])
-    except (pa.ArrowException, OSError) as e:
-        raise ConfigError(
-            f"reference {path} needs the columns embedding and label: {str(e).splitlines()[0]}"
-        ) from None
-    labels: list[Any] = table["label"].to_pylist()
-    rows = table["embedding"].to_pylist()
-    sizes = {len(row) if row is not None else None for row in rows}
-    if sizes != {len(transform.mean)}:
-        raise ConfigError(
-            f"reference {path} needs embeddings of {len(transform.mean)} features as the run has, not {sizes}"
-        )
-    classes = tuple(sorted({str(v) for v in labels if v is not None}))
-    index = {c: i for i, c in enumerate(classes)}
-    codes = np.array([-1 if v is None else index[str(v)] for v in labels], np.int32)
-    return Reference(name, classes, codes, transform(np.asarray(rows, np.float64)))

@@ -32,7 +32,9 @@ MANIFEST = pa.schema(
         "width": pa.int32(), "height": pa.int32(), "bands": pa.int32(), "dtype": pa.string(), "bytes": pa.int64(),
         "x": pa.int32(), "y": pa.int32(), "w": pa.int32(), "h": pa.int32(),
         "crs": pa.string(), "gsd": pa.float32(), "centre_lat": pa.float64(), "centre_lon": pa.float64(),
-        "timestamp": pa.string(), "status": pa.string(), "error": pa.string(),
+        "timestamp": pa.string(),
+        "left": pa.float64(), "bottom": pa.float64(), "right": pa.float64(), "top": pa.float64(),
+        "status": pa.string(), "error": pa.string(),
     }
 )  # fmt: skip
 

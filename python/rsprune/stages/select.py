@@ -58,6 +58,7 @@ def _select(job: Job, budget: int) -> None:
         labels=clusters["cluster"].to_numpy(),
         distance=clusters["distance"].to_numpy(),
         centers=centers,
+        scenes=_scene_codes(clusters["scene"]),
         filters=job.settings.filter,
         select=job.settings.select,
         budget=budget,
@@ -68,6 +69,16 @@ def _select(job: Job, budget: int) -> None:
     kept = np.flatnonzero(d.kept)
     best_first = table["id"].take(kept[np.argsort(d.rank[kept])]).to_pylist()
     write_atomic(run.path / "kept.txt", lambda f: f.write("".join(f"{id}\n" for id in best_first).encode()))
+
+
+def _scene_codes(scene: pa.ChunkedArray) -> np.ndarray:
+    """Number int64 [N] of each scene; -1 for `unknown`, and where there is none."""
+    codes = pc.dictionary_encode(scene).combine_chunks()
+    names = codes.dictionary.to_pylist()
+    numbers = pc.fill_null(codes.indices, -1).to_numpy().astype(np.int64)
+    if "unknown" in names:
+        numbers[numbers == names.index("unknown")] = -1
+    return numbers
 
 
 def _table(run: Run, d: Decisions, clusters: pa.Table) -> pa.Table:

@@ -1,0 +1,147 @@
+#include "cpu/kmeans_screen.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+
+namespace rsprune {
+namespace {
+
+constexpr int64_t kChunk = 1536;  // centres scored at a time: a whole number of panels in every kernel
+constexpr int64_t kSlab = 128;    // steps of a panel at a time, so that the slab stays in L1
+constexpr int64_t kBlockFloats = 1 << 17;  // packed points and scores of a block: half of a 1 MB L2
+constexpr int64_t kMaxRows = 192;
+constexpr float kNone = -std::numeric_limits<float>::infinity();
+
+// Largest float32 not above best - margin.
+float threshold(const Screened& row) {
+  return std::nextafterf(static_cast<float>(row.best - row.margin), kNone);
+}
+
+// Drops candidates that a better score has ruled out since they were found.
+void prune(Screened& row, int32_t* index, float* score) {
+  const float limit = threshold(row);
+  int kept = 0;
+  for (int i = 0; i < row.found; ++i)
+    if (score[i] >= limit) {
+      index[kept] = index[i];
+      score[kept++] = score[i];
+    }
+  row.found = kept;
+}
+
+}  // namespace
+
+Screen::Screen(const void* x, Float type, const float* center, AssignShape s, const AssignKernel& kernel,
+               int threads)
+    : x_(x), type_(type), shape_(s), kernel_(kernel), centers_(center, s, kernel) {
+  // An odd number of cache lines: rows of a tile never share all their cache sets.
+  stride_ = (centers_.steps + 15) / 16 * 16;
+  if (stride_ / 16 % 2 == 0) stride_ += 16;
+  score_stride_ = (std::min(centers_.padded_clusters(), kChunk) + 15) / 16 * 16 + 16;
+  const int64_t share = (shape_.points + threads - 1) / threads;
+  const int64_t fit = std::min({kBlockFloats / (stride_ + score_stride_), kMaxRows, share});
+  block_ = std::max<int64_t>((fit + kernel.rows - 1) / kernel.rows, 1) * kernel.rows;
+}
+
+ScreenScratch Screen::make_scratch() const {
+  return {FloatBuffer(block_ * stride_),
+          FloatBuffer(block_ * score_stride_),
+          FloatBuffer(centers_.dim),
+          std::vector<Screened>(block_),
+          std::vector<int32_t>(block_ * kCapacity),
+          std::vector<float>(block_ * kCapacity)};
+}
+
+void Screen::run(const int64_t* point, int64_t count, ScreenScratch& s) const {
+  pack(point, count, s);
+  const int64_t padded = centers_.padded_clusters();
+  for (int64_t c = 0; c < padded; c += kChunk) {
+    const int64_t width = std::min(kChunk, padded - c);
+    score(c, width, count, s);
+    collect(c, width, count, s);
+  }
+}
+
+void Screen::load(int64_t point, float* row) const {
+  const int64_t bytes = type_ == Float::f32 ? 4 : 2;
+  kernel_.to_float(static_cast<const char*>(x_) + point * shape_.dim * bytes, type_, shape_.dim, row);
+  std::fill(row + shape_.dim, row + centers_.dim, 0.0f);
+}
+
+// Twice the largest difference between a computed score and the true one, for a point of that packed norm and
+// packing residual: rounding x and c in storage (Cauchy-Schwarz), the accumulation, the rounded bias, and
+// underflow. Standard bound: a sum whose terms are each rounded at most n times is off by at most
+// n u / (1 - n u) of the sum of magnitudes, which Cauchy-Schwarz bounds by |x| |c| + |c|^2 / 2. A term is
+// rounded as a product, once for each further dimension of its slab, and once for each slab that is added.
+double Screen::margin(double norm, double residual) const {
+  const Centers& c = centers_;
+  const int64_t slabs = (c.steps + kSlab - 1) / kSlab;
+  const int64_t roundings = std::min(c.dim, kSlab * kernel_.step) + slabs + 2;
+  const double n = static_cast<double>(roundings) * kernel_.unit;
+  const double magnitude = norm * c.norm + c.half_norm;
+  const double storage = residual * c.norm + (norm + residual) * c.residual;
+  const double underflow = 0x1p-125 * static_cast<double>(c.dim + 2) * (1 + norm + c.norm);
+  const double bound = storage + n / (1 - n) * magnitude + 0x1p-24 * c.half_norm + underflow;
+  const bool representable = n < 0.5 && magnitude < 1e38;
+  return representable ? 2.001 * bound : std::numeric_limits<double>::infinity();
+}
+
+void Screen::pack(const int64_t* point, int64_t count, ScreenScratch& s) const {
+  for (int64_t i = 0; i < count; ++i) {
+    float sums[2];
+    load(point[i], s.row.get());
+    kernel_.pack(s.row.get(), centers_.mean.get(), centers_.dim, s.points.get() + i * stride_, sums);
+    const double norm = norm_above(sums[0], centers_.dim);
+    double residual = norm_above(sums[1], centers_.dim);
+    residual += 0x1p-23 * (norm + residual);  // the float32 subtraction of the mean
+    const double margin = this->margin(norm, residual);
+    const bool bounded = margin < std::numeric_limits<float>::max();  // false for NaN
+    s.rows[i] = {margin, kNone, bounded ? 0 : -1};
+  }
+  const int64_t padded = (count + kernel_.rows - 1) / kernel_.rows * kernel_.rows;
+  std::fill(s.points.get() + count * stride_, s.points.get() + padded * stride_, 0.0f);
+}
+
+void Screen::score(int64_t first_center, int64_t width, int64_t count, ScreenScratch& s) const {
+  const int64_t groups = (count + kernel_.rows - 1) / kernel_.rows;
+  const int64_t panel_width = kernel_.lanes * kernel_.vectors;
+  for (int64_t c = 0; c < width; c += panel_width) {
+    const int64_t vectors = std::min<int64_t>((width - c) / kernel_.lanes, kernel_.vectors);
+    const float* panel = centers_.panel(first_center + c);
+    for (int64_t step = 0; step < centers_.steps; step += kSlab)
+      kernel_.score(s.points.get() + step, stride_, groups, panel + step * vectors * kernel_.lanes,
+                    static_cast<int>(vectors), std::min(kSlab, centers_.steps - step),
+                    step ? nullptr : centers_.bias.get() + first_center + c, s.scores.get() + c,
+                    score_stride_);
+  }
+}
+
+void Screen::collect(int64_t first_center, int64_t width, int64_t count, ScreenScratch& s) const {
+  for (int64_t i = 0; i < count; ++i) {
+    Screened& row = s.rows[i];
+    if (row.found < 0) continue;
+    const float* scores = s.scores.get() + i * score_stride_;
+    int32_t* index = s.index.data() + i * kCapacity;
+    float* score = s.score.data() + i * kCapacity;
+    const float best = kernel_.largest(scores, width);
+    if (best > row.best) {
+      row.best = best;
+      if (row.found) prune(row, index, score);
+    }
+    if (best < threshold(row)) continue;
+    const int room = kCapacity - row.found;
+    const int found = kernel_.select(scores, width, threshold(row), index + row.found, room);
+    if (found > room) {
+      row.found = -1;
+      continue;
+    }
+    for (int j = row.found; j < row.found + found; ++j) {
+      score[j] = scores[index[j]];
+      index[j] += static_cast<int32_t>(first_center);
+    }
+    row.found += found;
+  }
+}
+
+}  // namespace rsprune

@@ -1,0 +1,56 @@
+// Finds, for a block of points, the centres that can be nearest: those whose score x.c - |c|^2 / 2 is within
+// twice the error bound of the best (|x|^2 is the same for all centres, so it drops out of the argmin).
+#pragma once
+#include <vector>
+
+#include "cpu/kmeans_centers.h"
+
+namespace rsprune {
+
+constexpr int kCapacity = 128;  // candidates kept per point
+
+struct Screened {
+  double margin;  // twice the error bound
+  float best;     // largest score
+  int found;      // candidates, or -1: there are too many, or scores cannot tell
+};
+
+struct ScreenScratch {
+  FloatBuffer points, scores, row;
+  std::vector<Screened> rows;
+  std::vector<int32_t> index;  // [rows, kCapacity] ascending
+  std::vector<float> score;    // [rows, kCapacity]
+};
+
+class Screen {
+ public:
+  Screen(const void* x, Float type, const float* center, AssignShape shape, const AssignKernel& kernel,
+         int threads);
+  ScreenScratch make_scratch() const;
+
+  // point [count] are rows of x, count <= block(); results are in s.rows and s.index.
+  void run(const int64_t* point, int64_t count, ScreenScratch& s) const;
+
+  // A row of x as float32, padded with zeros to centers().dim.
+  void load(int64_t point, float* row) const;
+
+  const Centers& centers() const { return centers_; }
+  int64_t block() const { return block_; }
+
+ private:
+  void pack(const int64_t* point, int64_t count, ScreenScratch& s) const;
+  void score(int64_t first_center, int64_t width, int64_t count, ScreenScratch& s) const;
+  void collect(int64_t first_center, int64_t width, int64_t count, ScreenScratch& s) const;
+  double margin(double norm, double residual) const;
+
+  const void* x_;
+  Float type_;
+  AssignShape shape_;
+  const AssignKernel& kernel_;
+  Centers centers_;
+  int64_t stride_;        // words between packed points
+  int64_t score_stride_;  // floats between rows of scores
+  int64_t block_;         // points per block
+};
+
+}  // namespace rsprune

@@ -1,0 +1,127 @@
+"""Images of a run through an encoder, in whatever process; one that learns from the pool learns first."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from rsprune.encoders import Encoder, LearntEncoder, check_bands, load_encoder
+from rsprune.encoders.packaged import sha256
+from rsprune.encoders.state import load_state, save_state
+from rsprune.errors import ConfigError, RspruneError, UnreadableImage
+from rsprune.reading import COLUMNS, Reader, rows
+from rsprune.rows import content_key
+from rsprune.run import Run
+from rsprune.stages.job import Job
+
+STATE = "encoder.safetensors"  # in a run folder: what the encoder has learnt from the pool
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What a worker needs to have the encoder: its name, the device, and where its state lies, if it has one."""
+
+    encoder: str
+    device: str
+    state: Path | None = None
+    state_hash: str = ""  # another state at the same path is another encoder
+
+    def load(self) -> Encoder:
+        """The encoder, ready to be called; the last one stays loaded. Raises `ConfigError`."""
+        return _load(self)
+
+
+@lru_cache(maxsize=1)
+def _load(encoding: Encoding) -> Encoder:
+    encoder = load_encoder(encoding.encoder, encoding.device)
+    if encoding.state:
+        encoder.restore(load_state(encoding.state, encoding.encoder))
+    return encoder
+
+
+def learn(job: Job, name: str, state: Path) -> Encoding:
+    """How to encode with `name`; an encoder that learns does so from the images of `job.run`, unless `state` is there.
+
+    Raises:
+        ConfigError: the encoder or something that it needs is not there, or it cannot take the run's bands.
+    """
+    run, encoder = job.run, Encoding(name, job.device).load()
+    _check_bands(run, encoder)
+    if not isinstance(encoder, LearntEncoder):
+        return Encoding(name, job.device)
+    if not state.exists():
+        sample = sample_rows(run, encoder.fit_images, job.settings.seed)
+        state.parent.mkdir(parents=True, exist_ok=True)
+        save_state(state, name, encoder.fit(_images(run, sample), job.settings.seed))
+    return Encoding(name, job.device, state, sha256(state))
+
+
+def learnt(job: Job, name: str, state: Path | None) -> Encoding:
+    """How to encode images of `job.run` with `name` as it was learnt elsewhere, at `state`.
+
+    Raises:
+        ConfigError: as `learn`, or the encoder needs a state and there is none.
+    """
+    encoding = Encoding(name, job.device)
+    if isinstance(encoding.load(), LearntEncoder):
+        if state is None or not state.exists():
+            raise ConfigError(
+                f"the encoder {name} learns from the images of a run, so its features of other images "
+                "mean nothing before: give the run the reference as a folder, --reference DIR"
+            )
+        encoding = Encoding(name, job.device, state, sha256(state))
+    _check_bands(job.run, encoding.load())
+    return encoding
+
+
+def sample_rows(run: Run, size: int, seed: int) -> np.ndarray:
+    """Rows of different readable contents, [<= size], in an order that ids and copies have no influence on."""
+    hashes = run.table("score", ["content_hash"])["content_hash"].to_numpy(zero_copy_only=False)
+    readable = np.flatnonzero([h is not None for h in hashes])
+    _, first = np.unique(hashes[readable].astype(str), return_index=True)
+    unique = readable[first]
+    return unique[np.argsort(content_key(hashes[unique], seed), kind="stable")[:size]]
+
+
+def encode(run: Run, k: int, local: Sequence[int], encoding: Encoding) -> np.ndarray:
+    """Features of rows `local` of part `k`, [len(local), D] float32; NaN where an image cannot be read."""
+    encoder, reader, batch = encoding.load(), Reader(run), run.settings.embed.batch_size
+    unreadable = pq.read_table(run.part("score", k), columns=["error"])["error"].is_valid().to_pylist()
+    manifest = list(rows(pq.read_table(run.part("scan", k))))
+    features = np.full((len(local), encoder.dim), np.nan, np.float32)
+    readable = [i for i in range(len(local)) if not unreadable[local[i]]]
+    for start in range(0, len(readable), batch):
+        at = readable[start : start + batch]
+        found = encoder([_read(reader, manifest[local[i]]) for i in at])
+        if np.shape(found) != (len(at), encoder.dim):
+            raise RspruneError(
+                f"the encoder {encoding.encoder} gave features {list(np.shape(found))} for {len(at)} images "
+                f"of {encoder.dim} features each: tell its author"
+            )
+        features[at] = found
+    return features
+
+
+def _check_bands(run: Run, encoder: Encoder) -> None:
+    sources = run.settings.scan.sources
+    declared = run.json("radiometry.json")
+    check_bands(encoder, {c.name or c.path: d["bands"] for c, d in zip(sources, declared, strict=True)})
+
+
+def _images(run: Run, sample: np.ndarray) -> Iterator[np.ndarray]:
+    reader = Reader(run)
+    for row in rows(run.table("scan", COLUMNS).take(sample)):
+        yield _read(reader, row)
+
+
+def _read(reader: Reader, row: Mapping[str, Any]) -> np.ndarray:
+    try:
+        return reader.uint8(row)
+    except UnreadableImage as e:
+        raise ConfigError(f"{row['id']} could be read by 'score' but not any more: it {e}") from None

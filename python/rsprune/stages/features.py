@@ -1,0 +1,101 @@
+"""Raw features of a labelled reference, a folder per encoder, so that any transform can be tried on them.
+
+References are small, so their features are kept as float32; those of a pool are only kept transformed.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from rsprune.embedding import Transform
+from rsprune.encoders.precomputed import load_embeddings
+from rsprune.run import Run, digest, write_array, write_json
+from rsprune.stages.encode import STATE, Encoding, encode, learn, learnt
+from rsprune.stages.job import Job
+
+
+@dataclass(frozen=True)
+class RawFeatures:
+    """Features of the images of a run folder as an encoder gives them, one file per part."""
+
+    encoder: str
+    weight_hash: str
+    fingerprint: str
+    files: tuple[Path, ...]
+
+    def load(self) -> np.ndarray:
+        """[M, D] float32, NaN where an image is unreadable."""
+        return np.concatenate([np.load(f, allow_pickle=False) for f in self.files])
+
+
+def features_of_run(job: Job, images: Job, transform: Transform) -> RawFeatures:
+    """Features of `images`, a scored run folder of its own, by the encoder of the run that `job` is about."""
+    name = job.settings.embed.encoder
+    known = transform.encoder, transform.weight_hash
+    return _raw(images, name, known, lambda: learnt(images, name, job.run.path / STATE))
+
+
+def features_by(job: Job, images: Job, encoder: str) -> RawFeatures:
+    """Features of `images` by another encoder, which learns from the run that `job` is about, if it does."""
+    of_pool = digest(job.run.fingerprint("score"), job.settings.seed)[:8]
+    state = job.run.path / "references" / f"{_file_name(encoder)}-{of_pool}.safetensors"
+    learn(job, encoder, state)
+    encoding = learnt(images, encoder, state)
+    loaded = encoding.load()
+    return _raw(images, encoder, (loaded.name, loaded.weight_hash), lambda: encoding)
+
+
+def features_alone(images: Job) -> RawFeatures:
+    """Features of `images` by the encoder of their own settings. Raises `ConfigError` for one that learns."""
+    name = images.settings.embed.encoder
+    encoding = learnt(images, name, None)
+    loaded = encoding.load()
+    return _raw(images, name, (loaded.name, loaded.weight_hash), lambda: encoding)
+
+
+def _raw(job: Job, encoder: str, known: tuple[str, str], load: Callable[[], Encoding]) -> RawFeatures:
+    """Encodes what is not encoded yet; `known` are name and weight hash, so that nothing is loaded in vain."""
+    run = job.run
+    run.require("score")
+    fingerprint = digest(run.fingerprint("score"), *known)
+    folder = run.path / "features" / _file_name(encoder)
+    marker = folder / "made.json"
+    if not marker.exists() or marker.read_text("utf-8").strip() != f'"{fingerprint}"':
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        write_json(marker, fingerprint)
+    files = tuple(folder / f"part-{k:05d}.npy" for k in range(run.n_parts))
+    sizes = [pq.read_metadata(run.part("scan", k)).num_rows for k in range(run.n_parts)]
+    todo = [k for k, f in enumerate(files) if not f.exists()]
+    if todo:
+        where = run.path, load()
+        tasks = [(where, k, sizes[k], files[k]) for k in todo]
+        job.map(_encode_part, tasks, f"embed ({run.path.name})", sum(sizes[k] for k in todo))
+    for abandoned in folder.glob(".*.tmp"):  # by a process that was killed
+        abandoned.unlink(missing_ok=True)
+    return RawFeatures(*known, fingerprint, files)
+
+
+def given_features(run: Run, path: str) -> np.ndarray:
+    """Features [M, D] float32 of the images of a run from a file of the user's."""
+    ids = run.table("scan", ["id"])["id"].to_pylist()
+    readable = run.table("score", ["error"])["error"].is_null().to_numpy()
+    return np.asarray(load_embeddings(path, ids, needed=readable), np.float32)
+
+
+def _encode_part(task: tuple[tuple[Path, Encoding], int, int, Path]) -> int:
+    (path, encoding), k, n, file = task
+    write_array(file, encode(Run.open(path), k, np.arange(n), encoding))
+    return n
+
+
+def _file_name(encoder: str) -> str:
+    safe = re.sub(r"[^\w.-]+", "_", encoder)
+    return safe if safe == encoder else f"{safe[-40:]}-{digest(encoder)[:8]}"

@@ -1,0 +1,1 @@
+"""Training on the kept images, and drawing from what was trained. Needs the extra ``[train]``."""

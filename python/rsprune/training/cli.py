@@ -1,0 +1,113 @@
+"""The verbs ``train`` and ``sample``; their options are the settings in `config`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rsprune.cli import COMMON, DEFAULTS, _parameter, app, in_words, setting_options
+from rsprune.config import absolute, load_values
+from rsprune.errors import ConfigError
+from rsprune.terminal import Terminal
+from rsprune.training.config import SampleConfig, TrainConfig, checked
+
+NEEDED = ("torch", "diffusers", "accelerate")
+Data = Annotated[
+    str | None, typer.Option("--data", help="A run folder, or a folder of images.", show_default=False)
+]
+Output = Annotated[
+    Path, typer.Option("-o", "--output", help="The folder to train in, or to continue in.", show_default=False)
+]
+Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A trained model's folder.", show_default=False)]
+
+
+def verb(kind: type, *common: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command with the settings of `kind` and some of the common options; both arrive in `flags`."""
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        own = [p for p in inspect.signature(function, eval_str=True).parameters.values() if p.name != "flags"]
+        parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in own]
+        parameters += setting_options(kind, function.__name__.capitalize())
+        for name in common:
+            annotation, option = COMMON[name]
+            parameters.append(_parameter(name, Annotated[annotation, option], DEFAULTS.get(name)))
+
+        def command(**values: Any) -> None:
+            arguments = {p.name: values.pop(p.name) for p in own}
+            with in_words(verbose=values["verbose"]):
+                missing = [name for name in NEEDED if find_spec(name) is None]
+                if missing:
+                    raise ConfigError(
+                        f"{function.__name__} needs {', '.join(missing)}: run pip install 'rsprune[train]'"
+                    )
+                function(**arguments, flags=values)
+
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        app.command(name=function.__name__)(command)
+        return function
+
+    return decorate
+
+
+@verb(TrainConfig, "device", "config_file", "overwrite", "as_json", "quiet", "verbose")
+def train(data: Data = None, *, output: Output, flags: dict[str, Any]) -> None:
+    """Train a diffusion model on the kept images of a run, or on a folder of images."""
+    values = _values(TrainConfig, "train", flags)
+    if data is not None:
+        values["data"] = absolute(data)
+    if "data" not in values:
+        raise ConfigError("there is nothing to train on: give a run folder or a folder of images with --data")
+    settings = checked(TrainConfig, values)
+    terminal = Terminal(quiet=flags["quiet"] or flags["as_json"], as_json=flags["as_json"])
+    from rsprune.training.train import train as train_model
+
+    state = train_model(
+        settings, output, device=_device(flags), overwrite=flags["overwrite"], say=terminal.say
+    )
+    said = f"{state['step']:,} steps, {state['images_seen']:,} images seen: {output}"
+    terminal.result({"output": str(output), **state}, said)
+
+
+@verb(SampleConfig, "device", "config_file", "as_json", "quiet", "verbose")
+def sample(
+    model: Model,
+    *,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.", show_default=False)],
+    flags: dict[str, Any],
+) -> None:
+    """Draw images from a trained model."""
+    settings = checked(SampleConfig, _values(SampleConfig, "sample", flags))
+    from rsprune.training.sample import load_pipeline, write_samples
+
+    path = write_samples(load_pipeline(model, device=_device(flags)), settings, out)
+    Terminal(as_json=flags["as_json"]).result(
+        {"count": settings.n, "path": str(path)}, f"{settings.n:,} images: {path}"
+    )
+
+
+def _values(kind: type, section: str, flags: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a TOML file's section, and the flags that were given, which win."""
+    base = load_values(flags["config_file"]).get(section, {}) if flags["config_file"] else {}
+    given = {f.name: flags.get(f.name) for f in fields(kind)}
+    return {**base, **{name: value for name, value in given.items() if value is not None}}
+
+
+def _device(flags: dict[str, Any]) -> str:
+    import torch
+
+    wish = flags["device"]
+    if wish == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if wish.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(f"--device {wish}: torch finds no CUDA device; use --device cpu")
+    if wish != "cpu" and not wish.startswith("cuda"):
+        raise ConfigError(f"device is {wish!r}: give auto, cpu, cuda or cuda:INDEX")
+    return wish

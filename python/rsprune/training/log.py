@@ -1,0 +1,70 @@
+"""Where losses go: a line per step in ``log.jsonl``, or a tracker of accelerate's."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+
+from rsprune.errors import ConfigError
+from rsprune.run import write_atomic
+
+NAME = "log.jsonl"
+
+
+class Log:
+    """Writes steps; opened at a step, it forgets what was written of later ones."""
+
+    def __init__(self, output: Path, kind: str, *, step: int, accelerator: Accelerator):
+        self._file, self._accelerator = None, None
+        if kind == "jsonl":
+            path = output / NAME
+            kept = [line for line in read(output) if line["step"] <= step]
+            text = "".join(json.dumps(line) + "\n" for line in kept)
+            write_atomic(path, lambda f: f.write(text.encode()))
+            self._file = path.open("a", encoding="utf-8")
+        elif kind != "none":
+            self._accelerator = accelerator
+            accelerator.init_trackers("rsprune")
+
+    def write(self, step: int, **values: float) -> None:
+        """One finished step."""
+        if self._file:
+            self._file.write(json.dumps({"step": step, **values}) + "\n")
+        if self._accelerator:
+            self._accelerator.log(values, step=step)
+
+    def flush(self) -> None:
+        if self._file:
+            self._file.flush()
+
+    def close(self) -> None:
+        if self._file:
+            self._file.close()
+        if self._accelerator:
+            self._accelerator.end_training()
+
+
+def read(output: Path) -> list[dict[str, Any]]:
+    """Steps in a training folder's ``log.jsonl``; a line that was cut off is left out."""
+    try:
+        lines = (output / NAME).read_text("utf-8").splitlines()
+    except OSError:
+        return []
+    steps = []
+    for line in lines:
+        try:
+            steps.append(json.loads(line))
+        except ValueError:
+            break
+    return steps
+
+
+def check_tracker(kind: str) -> None:
+    """Raises `ConfigError` where the package of a tracker is not installed."""
+    from importlib.util import find_spec
+
+    if kind in ("tensorboard", "wandb") and find_spec(kind) is None:
+        raise ConfigError(f"--report-to {kind} needs the package {kind}: run 'pip install {kind}'")

@@ -1,0 +1,91 @@
+"""The networks: diffusers' UNet2DModel and DiTTransformer2DModel, as presets that a JSON file can change."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiTTransformer2DModel, UNet2DModel
+
+from rsprune.errors import ConfigError
+from rsprune.training.config import TrainConfig
+
+CLASSES = {"unet": UNet2DModel, "dit": DiTTransformer2DModel}
+FOLDERS = {"unet": "unet", "dit": "transformer"}  # as diffusers' pipelines call them
+# 2.6 M parameters; attention only in the middle, which is the fastest for its loss on a CPU.
+UNET = {
+    "block_out_channels": [64, 128],
+    "down_block_types": ["DownBlock2D", "DownBlock2D"],
+    "up_block_types": ["UpBlock2D", "UpBlock2D"],
+    "layers_per_block": 1,
+    "norm_num_groups": 16,
+    "attention_head_dim": 32,
+}
+DIT = {"num_layers": 6, "num_attention_heads": 4, "attention_head_dim": 48, "patch_size": 4}
+
+
+def build(settings: TrainConfig, *, bands: int, resolution: int, conditions: int) -> torch.nn.Module:
+    """A network with weights drawn from the seed; condition number `conditions` stands for none.
+
+    Raises:
+        ConfigError: The JSON file cannot be read, or diffusers refuses what it says.
+    """
+    k = settings.pixel_unshuffle
+    arguments: dict[str, Any] = {
+        "sample_size": resolution // k,
+        "in_channels": bands * k * k,
+        "out_channels": bands * k * k,
+        **(UNET if settings.model == "unet" else DIT),
+        **_overrides(settings.model_config),
+    }
+    if settings.model == "dit":
+        arguments["num_embeds_ada_norm"] = max(1, conditions)
+    elif conditions:
+        arguments["num_class_embeds"] = conditions + 1
+    if settings.model == "dit" and arguments["sample_size"] % arguments["patch_size"]:
+        raise ConfigError(
+            f"the transformer's patch_size {arguments['patch_size']} does not divide {arguments['sample_size']} "
+            "pixels: give another --resolution or --model-config"
+        )
+    try:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(settings.seed)
+            model = CLASSES[settings.model](**arguments)
+    except (TypeError, ValueError) as e:
+        raise ConfigError(f"the model cannot be built: {e}; correct --model-config") from None
+    return without_own_dropout(model)
+
+
+def without_own_dropout(model: torch.nn.Module) -> torch.nn.Module:
+    """The model with its own label dropout off: it draws from a global generator; the sampler does it."""
+    for block in getattr(model, "transformer_blocks", ()):
+        block.norm1.emb.class_embedder.dropout_prob = 0.0
+    return model
+
+
+def load(folder: Path) -> torch.nn.Module:
+    """The trained network in a model folder. Raises `ConfigError` where there is none."""
+    for kind, name in FOLDERS.items():
+        if (folder / name / "config.json").is_file():
+            try:
+                model = CLASSES[kind].from_pretrained(folder / name, use_safetensors=True)
+            except (OSError, ValueError, RuntimeError) as e:
+                raise ConfigError(f"{folder / name} cannot be loaded: {e}") from None
+            return without_own_dropout(model)
+    raise ConfigError(f"{folder} holds no trained model: make one with 'rsprune train'")
+
+
+def _overrides(path: str | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    try:
+        values = json.loads(Path(path).read_text("utf-8"))
+    except (OSError, ValueError) as e:
+        raise ConfigError(
+            f"cannot read --model-config {path}: {getattr(e, 'strerror', None) or e}; give a JSON file"
+        ) from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"--model-config {path} must hold an object, such as {{\"layers_per_block\": 2}}")
+    return values

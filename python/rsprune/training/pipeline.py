@@ -1,0 +1,82 @@
+"""Draws images from a trained network; a copy of this file lies in model folders that need it.
+
+Loads without rsprune: ``DiffusionPipeline.from_pretrained(FOLDER, trust_remote_code=True)``.
+"""
+
+from __future__ import annotations
+
+import torch
+from diffusers import DiffusionPipeline, ImagePipelineOutput
+from diffusers.utils.torch_utils import randn_tensor
+
+
+class TilePipeline(DiffusionPipeline):
+    """A `unet` or a `transformer`, on pixels folded by `pixel_unshuffle`, conditioned on `labels` if any."""
+
+    _optional_components = ["unet", "transformer"]
+
+    def __init__(self, scheduler, unet=None, transformer=None, labels=(), pixel_unshuffle=1):
+        super().__init__()
+        self.register_modules(scheduler=scheduler, unet=unet, transformer=transformer)
+        self.register_to_config(labels=list(labels), pixel_unshuffle=pixel_unshuffle)
+
+    @property
+    def network(self) -> torch.nn.Module:
+        return self.transformer if self.unet is None else self.unet
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        batch_size: int = 1,
+        class_labels: list[str] | None = None,
+        guidance_scale: float = 1.0,
+        generator: torch.Generator | list[torch.Generator] | None = None,
+        num_inference_steps: int = 25,
+        output_type: str = "pil",
+        return_dict: bool = True,
+    ):
+        """Images in 0..1: "pil", "np" [N, H, W, C] or "pt" [N, C, H, W].
+
+        Args:
+          batch_size: Images to draw, where `class_labels` does not say it.
+          class_labels: A name out of ``config.labels`` per image; without, images of any kind.
+          guidance_scale: 1 is the condition as trained; more is stronger.
+          generator: One, or one per image, for reproducible images.
+          num_inference_steps: Denoising steps.
+        """
+        network, names = self.network, list(self.config.labels)
+        batch_size = batch_size if class_labels is None else len(class_labels)
+        channels, side = network.config.in_channels, network.config.sample_size
+        image = randn_tensor(
+            (batch_size, channels, side, side), generator=generator, device=network.device, dtype=network.dtype
+        )
+        # The number after the last label stands for no label; a transformer without labels has number 0 only.
+        without = torch.full((batch_size,), len(names), device=network.device)
+        label = without
+        if class_labels is not None:
+            unknown = sorted(set(class_labels) - set(names))
+            if unknown:
+                raise ValueError(f"there is no label {unknown[0]!r}: choose from {', '.join(names) or 'none'}")
+            label = torch.tensor([names.index(name) for name in class_labels], device=network.device)
+        guided = class_labels is not None and guidance_scale != 1.0
+        takes_labels = bool(names) or self.unet is None
+
+        def predict(x: torch.Tensor, t: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
+            kwargs = {"class_labels": label} if takes_labels else {}
+            return network(x, timestep=t.to(x.device).expand(len(x)), **kwargs).sample
+
+        self.scheduler.set_timesteps(num_inference_steps, device=network.device)
+        for t in self.progress_bar(self.scheduler.timesteps):
+            if guided:
+                both = predict(torch.cat([image, image]), t, torch.cat([label, without]))
+                given, free = both.chunk(2)
+                output = free + guidance_scale * (given - free)
+            else:
+                output = predict(image, t, label)
+            image = self.scheduler.step(output, t, image, generator=generator).prev_sample
+        image = torch.nn.functional.pixel_shuffle(image, self.config.pixel_unshuffle)
+        image = (image / 2 + 0.5).clamp(0, 1)
+        if output_type != "pt":
+            image = image.cpu().permute(0, 2, 3, 1).float().numpy()
+            image = self.numpy_to_pil(image) if output_type == "pil" else image
+        return ImagePipelineOutput(images=image) if return_dict else (image,)

@@ -1,0 +1,94 @@
+"""Drawing images: every image has a seed of its own, so that it does not depend on those beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
+
+from rsprune.errors import ConfigError
+from rsprune.run import write_array, write_atomic
+from rsprune.training import models, publish
+from rsprune.training.config import SampleConfig
+from rsprune.training.pipeline import TilePipeline
+
+
+def load_pipeline(folder: Path, *, device: str = "cpu") -> TilePipeline:
+    """The pipeline of a model folder; runs none of the code that may lie in it. Raises `ConfigError`."""
+    model = models.load(folder)
+    index = publish.read_index(folder)
+    name = "unet" if (folder / "unet").is_dir() else "transformer"
+    kind = DDPMScheduler
+    if "FlowMatch" in (folder / "scheduler" / "scheduler_config.json").read_text("utf-8"):
+        kind = FlowMatchEulerDiscreteScheduler
+    scheduler = kind.from_pretrained(folder / "scheduler")
+    return make_pipeline(name, model.to(device).eval(), scheduler, **index)
+
+
+def make_pipeline(
+    name: str, model: torch.nn.Module, scheduler: Any, *, labels: list[str], pixel_unshuffle: int
+) -> TilePipeline:
+    """A pipeline for a network; a DDPM one takes DDIM steps, which are good in 25 instead of 1000."""
+    if isinstance(scheduler, DDPMScheduler):
+        scheduler = DDIMScheduler.from_config(scheduler.config, timestep_spacing="trailing")
+    pipe = TilePipeline(scheduler, **{name: model}, labels=labels, pixel_unshuffle=pixel_unshuffle)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def draw(pipe: TilePipeline, settings: SampleConfig) -> Iterator[np.ndarray]:
+    """Batches [B, H, W, C] uint8 of images 0 to n. Raises `ConfigError` where there is no such scene."""
+    labels = list(pipe.config.labels)
+    if settings.scene is not None and settings.scene not in labels:
+        known = f"it knows {', '.join(labels)}" if labels else "it was trained with --condition none"
+        raise ConfigError(f"the model has no scene {settings.scene!r}: {known}")
+    if settings.guidance != 1 and settings.scene is None:
+        raise ConfigError("--guidance makes a condition stronger: give one with --scene")
+    for first in range(0, settings.n, settings.batch_size):
+        numbers = range(first, min(settings.n, first + settings.batch_size))
+        images = pipe(
+            batch_size=len(numbers),
+            class_labels=None if settings.scene is None else [settings.scene] * len(numbers),
+            guidance_scale=settings.guidance,
+            generator=[image_generator(settings.seed, i) for i in numbers],
+            num_inference_steps=settings.steps,
+            output_type="np",
+        ).images
+        yield (images * 255).round().astype(np.uint8)
+
+
+def image_generator(seed: int, number: int) -> torch.Generator:
+    """Random numbers of one image."""
+    own = np.random.Philox(key=[seed, number]).random_raw() >> 1
+    return torch.Generator().manual_seed(int(own))
+
+
+def write_samples(pipe: TilePipeline, settings: SampleConfig, out: Path) -> Path:
+    """Writes ``000000.png`` and on, or ``samples.npy``; returns the folder or the file.
+
+    Raises:
+        ConfigError: PNG cannot hold the bands.
+    """
+    bands = pipe.network.config.in_channels // pipe.config.pixel_unshuffle**2
+    if settings.format == "png" and bands not in (1, 3):
+        raise ConfigError(f"PNG holds 1 or 3 bands and the model draws {bands}: use --format npy")
+    batches = draw(pipe, settings)
+    if settings.format == "npy":
+        images = np.concatenate(list(batches))
+        out.mkdir(parents=True, exist_ok=True)
+        write_array(out / "samples.npy", images)
+        return out / "samples.npy"
+    from PIL import Image
+
+    number = 0
+    for batch in batches:
+        out.mkdir(parents=True, exist_ok=True)
+        for image in batch:
+            picture = Image.fromarray(image[..., 0] if bands == 1 else image)
+            write_atomic(out / f"{number:06d}.png", lambda f, p=picture: p.save(f, format="PNG"))
+            number += 1
+    return out
