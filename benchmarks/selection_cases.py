@@ -17,7 +17,7 @@ class Case:
     encoder: str = "lite0"
     patch: int = 32
     clusters: int | None = None
-    reference: str = "all"  # "half" lacks every second scene, "none" is no reference
+    reference: str = "all"  # "half" lacks every second scene; "none"; "pseudo": pseudo-scenes take its place
     herding: int = 0  # added to the number of images taken, which the sum of similarities is divided by
     filters: dict[str, Any] = field(default_factory=dict)
     select: dict[str, Any] = field(default_factory=dict)
@@ -31,6 +31,13 @@ CASES = [
         for name in STRATEGIES
     ),
     Case("strategy behind the filters", "rsprune, no reference", reference="none"),
+    Case("reference", "given"),
+    Case("reference", "half of the scenes", reference="half"),
+    Case("reference", "none", reference="none"),
+    Case("reference", "none, seats by pseudo-scene", reference="pseudo"),
+    *(Case("encoder", name, encoder=name) for name in ("lite0", "rcf")),
+    Case("encoder", "rcf, near_duplicate 0.99", encoder="rcf", select={"near_duplicate": 0.99}),
+    Case("encoder", "rcf, near_duplicate off", encoder="rcf", select={"near_duplicate": 2}),
     *(Case("patch", str(p), patch=p) for p in (8, 16, 32, 64)),
     *(Case("entropy_drop", f"{v:g}", filters={"entropy_drop": v}) for v in (0, 0.02, 0.05, 0.1, 0.2, 0.3)),
     Case("entropy_drop", "Otsu", filters={"entropy_otsu": True}),
@@ -40,7 +47,9 @@ CASES = [
     *(Case("scene_alpha", f"{v:g}", select={"scene_alpha": v}) for v in (0, 0.25, 0.5, 0.75, 1)),
     *(Case("unknown", f"{v:g}", select={"unknown": v}) for v in (0, 0.25, 0.5, 1, 100)),
     *(
-        Case("unknown, half of the scenes in the reference", f"{v:g}", reference="half", select={"unknown": v})
+        Case(
+            "unknown, half of the scenes in the reference", f"{v:g}", reference="half", select={"unknown": v}
+        )
         for v in (0, 0.25, 0.5, 1, 100)
     ),
     *(Case("alpha", f"{v:g}", select={"alpha": v}) for v in (0, 0.25, 0.5, 0.75, 1)),

@@ -120,8 +120,10 @@ def load(cache: Path, archive: Path, seed: int, encoders: tuple[str, ...]) -> tu
     def faulty_images() -> tuple[list[Image], dict[str, np.ndarray]]:
         return _planted(*clean_pixels(), seed)
 
-    clean = _cached(cache / "clean.npz", clean_images, encoders, archive)
-    return clean, _cached(cache / f"planted-{seed}.npz", faulty_images, encoders, archive)
+    def of(name: str, make: Callable[[], tuple[list[Image], dict[str, np.ndarray]]]) -> Tiles:
+        return _cached(cache / f"{name}.npz", make, encoders, archive, lambda: clean_pixels()[0])
+
+    return of("clean", clean_images), of(f"planted-{seed}", faulty_images)
 
 
 def load_reference(cache: Path, encoder: str) -> tuple[np.ndarray, np.ndarray]:
@@ -130,14 +132,18 @@ def load_reference(cache: Path, encoder: str) -> tuple[np.ndarray, np.ndarray]:
     arrays: dict[str, np.ndarray] = dict(np.load(path)) if path.exists() else {}
     if encoder not in arrays:
         tiles, arrays["scene"] = _reference_tiles()
-        arrays[encoder] = _features(encoder, list(tiles))
+        arrays[encoder] = _features(encoder, list(tiles), _clean_tiles(cache)[0])
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, **arrays)
     return arrays["scene"], arrays[encoder]
 
 
-def _features(encoder: str, images: list[np.ndarray]) -> np.ndarray:
-    encode = load_encoder(encoder, "cpu")
+def _features(name: str, images: list[np.ndarray], clean: np.ndarray) -> np.ndarray:
+    """Features [N, D] of the images; an encoder that learns does so from the `clean` tiles."""
+    encode = load_encoder(name, "cpu")
+    if hasattr(encode, "fit"):
+        sample = np.random.default_rng(0).permutation(len(clean))[: encode.fit_images]
+        encode.restore(encode.fit(list(clean[sample]), 0))
     return np.concatenate([encode(images[i : i + 32]) for i in range(0, len(images), 32)])
 
 
@@ -146,6 +152,7 @@ def _cached(
     make: Callable[[], tuple[list[Image], dict[str, np.ndarray]]],
     encoders: tuple[str, ...],
     archive: Path,
+    clean: Callable[[], np.ndarray],
 ) -> Tiles:
     arrays: dict[str, np.ndarray] = dict(np.load(path)) if path.exists() else {}
     missing = [name for name in encoders if f"features:{name}" not in arrays]
@@ -155,7 +162,7 @@ def _cached(
             arrays = {**about, **_described(images, archive)}
         filled = [_without_nodata(image) for image in images]
         for name in missing:
-            arrays[f"features:{name}"] = _features(name, filled)
+            arrays[f"features:{name}"] = _features(name, filled, clean())
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, **arrays)
     columns = {name: a for name, a in arrays.items() if not name.startswith("features:")}
@@ -200,7 +207,9 @@ def _reference_tiles() -> tuple[np.ndarray, np.ndarray]:
     None of them is in the pool, though each shares a quarter of its ground with four tiles that are.
     """
     half = slice(TILE // 2, None)
-    b02, b03, b04, b08, b11 = (_band(demo.SENTINEL2[b].verified()) for b in ("B02", "B03", "B04", "B08", "B11"))
+    b02, b03, b04, b08, b11 = (
+        _band(demo.SENTINEL2[b].verified()) for b in ("B02", "B03", "B04", "B08", "B11")
+    )
     rows, columns = (np.minimum(np.arange(n) // 2, m - 1) for n, m in zip(b03.shape, b11.shape, strict=True))
     bands = [band[half, half] for band in (b03, b04, b08, b11[np.ix_(rows, columns)])]
     rgb = np.stack([b04, b03, b02], axis=-1)[half, half]
@@ -269,9 +278,7 @@ def _marble_scene(tile: np.ndarray, sea: float) -> str:
 # Faults -------------------------------------------------------------------------------------------------------
 
 
-def _planted(
-    pixels: np.ndarray, scene: np.ndarray, seed: int
-) -> tuple[list[Image], dict[str, np.ndarray]]:
+def _planted(pixels: np.ndarray, scene: np.ndarray, seed: int) -> tuple[list[Image], dict[str, np.ndarray]]:
     random = np.random.default_rng(seed)
     textured = np.flatnonzero(pixels.mean(axis=3).std(axis=(1, 2)) > TEXTURED)
     origin = random.permutation(textured)[: round(FAULT_SHARE * len(pixels))]

@@ -92,11 +92,12 @@ TextureShape texture_shape(const char* name, const Tensor& images, const Tensor&
   return {images.size(0), images.size(1), images.size(2), images.size(3)};
 }
 
-void texture(const Tensor& images, const Tensor& valid, const Tensor& autocorrelation, const Tensor& sharpness) {
+void texture(const Tensor& images, const Tensor& valid, const Tensor& autocorrelation,
+             const Tensor& sharpness) {
   const TextureShape s = texture_shape("images", images, valid);
   const Value type = images.is(kDLUInt, 8) ? Value::u8 : images.is(kDLUInt, 16) ? Value::u16 : Value::f32;
-  RSPRUNE_CHECK(type != Value::f32 || images.is(kDLFloat, 32), "images must be uint8, uint16 or float32, got ",
-                images.dtype_text());
+  RSPRUNE_CHECK(type != Value::f32 || images.is(kDLFloat, 32),
+                "images must be uint8, uint16 or float32, got ", images.dtype_text());
   check_shape("autocorrelation", autocorrelation, {s.images});
   check_dtype("autocorrelation", autocorrelation, kDLFloat, 32, "float32");
   check_shape("sharpness", sharpness, {s.images});

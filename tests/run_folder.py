@@ -209,6 +209,7 @@ def write_run(
         "rank": pa.array(d.rank, mask=d.rank < 0), "score": d.score, "threshold": d.threshold,
         "cluster": labels,
         "scene": assigned["scene"], "distance": distance,
+        "duplicate_of": id.take(pa.array(d.duplicate_of, mask=d.duplicate_of < 0)),
         "nearest_kept": id.take(pa.array(d.nearest_kept, mask=d.nearest_kept < 0)),
         "nearest_kept_similarity": d.nearest_kept_similarity,
     })  # fmt: skip

@@ -56,7 +56,8 @@ def tif(path: Path, pixels: np.ndarray) -> None:
         "dtype": pixels.dtype,
         "crs": "EPSG:32618",
     }
-    with rasterio.open(path, "w", transform=from_origin(440000, 4180000, 10, 10), **profile) as f:
+    east = 440000 + 10 * w * int(path.stem) if path.stem.isdigit() else 440000  # each on ground of its own
+    with rasterio.open(path, "w", transform=from_origin(east, 4180000, 10, 10), **profile) as f:
         f.write(pixels.transpose(2, 0, 1))
 
 
@@ -78,7 +79,8 @@ def features(path: Path, n: int) -> Path:
             ["--bands", "4,x"],
             "--bands is 'x': input should be a valid integer, unable to parse string as an integer",
         ),
-        (["--n-clusters", "50"], "--n-clusters is 50 but only 8 distinct images are eligible: give fewer"),
+        (["--n-clusters", "50"], "--n-clusters is 50 but only 9 distinct images are eligible: give fewer"),
+        (["--strategy", "nope"], "there is no strategy 'nope': give one of random, entropy, dedup"),
         (["--encoder", "nope"], "nope"),
         (["--device", "tpu"], "device is 'tpu': give auto, cpu, cuda or cuda:INDEX"),
         (["--workers", "0"], "workers is 0: give at least 1"),
@@ -227,7 +229,7 @@ def test_more_than_there_are_cannot_be_kept(rsprune, tmp_path):
     line = ["run", root, "-o", tmp_path / "run", "--embeddings", x, "-q"]
     code, _, said = rsprune(*line, "--n", 10)
     assert (code, said) == (4, "rsprune: 10 images are to be kept but only 9 can be read: lower --n\n")
-    code, _, said = rsprune("run", root, "-o", tmp_path / "run", "--embeddings", x, "--n", 9)
+    code, _, said = rsprune("run", root, "-o", tmp_path / "run", "--embeddings", x, "--n", 9, "--entropy-drop", 0.2)
     assert code == 0
     assert "9 images were asked for, but only 8 pass the filters: all of them are kept" in said
 

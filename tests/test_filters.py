@@ -49,7 +49,7 @@ def test_an_image_without_a_valid_patch_has_no_data_whatever_is_allowed():
 @pytest.mark.parametrize(("n", "dropped"), [(1, 0), (2, 0), (4, 0), (5, 1), (9, 1), (10, 2), (100, 20)])
 def test_the_lowest_fifth_is_dropped(n, dropped):
     entropy = np.random.default_rng(0).permutation(n).astype(np.float32)
-    result = eligibility(table(entropy))
+    result = eligibility(table(entropy), FilterConfig(entropy_drop=0.2))
     assert set(entropy[~result.eligible]) == set(range(dropped))
 
 
@@ -59,16 +59,17 @@ def test_rounding_does_not_shrink_the_quantile():
 
 def test_equal_entropies_are_not_all_dropped():
     assert eligibility(table([3.3] * 7)).eligible.all()
-    half = eligibility(table([1] * 5 + [2] * 5))
+    fifth = FilterConfig(entropy_drop=0.2)
+    half = eligibility(table([1] * 5 + [2] * 5), fifth)
     np.testing.assert_array_equal(half.eligible, [True] * 10)
-    np.testing.assert_array_equal(eligibility(table([1] + [2] * 9)).eligible, [False] + [True] * 9)
+    np.testing.assert_array_equal(eligibility(table([1] + [2] * 9), fifth).eligible, [False] + [True] * 9)
 
 
 def test_the_quantile_is_taken_over_distinct_readable_content():
     entropy = list(range(10))
     scores = table([*entropy, *[0] * 50, 0, 0], nodata=[0] * 61 + [0.9])
     hashes = [f"{e}" for e in entropy] + ["0"] * 50 + [None, "x"]
-    result = eligibility(scores, hashes=hashes)
+    result = eligibility(scores, FilterConfig(entropy_drop=0.2), hashes=hashes)
     assert result.thresholds["entropy"] == 2
     assert names(result) == ["low_entropy"] * 2 + ["kept"] * 8 + ["low_entropy"] * 50 + [
         "unreadable",

@@ -103,7 +103,7 @@ def test_every_image_has_one_decision_that_agrees_with_itself(pool, rank):
     result = decided(images, centers, 60, rank=rank)
     reason = np.array(REASONS)[result.reason]
     assert all(len(column) == len(images.id) for column in list(vars(result).values())[:-1])
-    assert set(reason) == set(REASONS) - {"spatial_duplicate", "reference_leak"}
+    assert set(reason) == set(REASONS) - {"saturated", "blurred", "spatial_duplicate", "reference_leak"}
     np.testing.assert_array_equal(result.kept, reason == "kept")
     np.testing.assert_array_equal(result.rank >= 0, np.isin(reason, ["kept", "over_budget"]))
     np.testing.assert_array_equal(
@@ -189,7 +189,7 @@ def test_the_closest_ranked_image_is_closest(pool):
 
 def test_clusters_get_equal_shares_until_they_are_used_up(pool, rank):
     images, centers = pool
-    result = decided(images, centers, 100, rank=rank)
+    result = decided(images, centers, 100, rank=rank, alpha=0, beta=0)
     seats = np.bincount(images.labels[result.kept], minlength=len(centers))
     left = np.bincount(images.labels[result.rank >= 0], minlength=len(centers)) - seats
     assert seats[left > 0].max() - seats.min(where=left > 0, initial=1000) <= 1

@@ -121,7 +121,8 @@ def test_mmr_is_the_formula(weight):
 
 
 def test_mmr_by_hand():
-    # The centre points to 31 degrees: 20 is nearest to it. Then 0 is 20 away, 10 is 10 away and 100 is 80 away.
+    # The centre points to 29 degrees. By halves: 20 first; then cos 71 - cos 80 of 100 beats cos 19 - cos 10 of 10,
+    # which beats cos 29 - cos 20 of 0.
     angle = np.radians([0, 10, 20, 100])
     x = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     order = [
@@ -131,7 +132,7 @@ def test_mmr_by_hand():
         for w in (1.0, 0.5)
     ]
     assert order[0].tolist() == [2, 1, 0, 3]
-    assert order[1].tolist() == [2, 3, 0, 1]
+    assert order[1].tolist() == [2, 3, 1, 0]
 
 
 def test_random_goes_by_key():

@@ -19,7 +19,9 @@ from rsprune.errors import ConfigError
 from rsprune.run import Run
 
 KEEP = 0.25
-SETTINGS = ["--part-size", "7", "--keep", str(KEEP), "--reference", str(collection.TILES)]
+SETTINGS = [
+    "--part-size", "7", "--keep", str(KEEP), "--reference", str(collection.TILES), "--entropy-drop", "0.2",
+]  # fmt: skip
 
 # Runs the command, but dies in the moment before the named file would get its final name.
 KILLED_AT = """

@@ -1,4 +1,5 @@
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
@@ -8,6 +9,7 @@ from rsprune.config import FilterConfig, SelectConfig
 from rsprune.filters import REASONS
 from rsprune.rows import most_similar, unit_rows
 from rsprune.selection import decide, exact_duplicates, near_duplicates, select
+from rsprune.stages.select import _scene_codes
 
 KEYS = np.arange(100, dtype=np.uint64)
 
@@ -102,8 +104,8 @@ def test_decisions_by_hand():
         labels=labels,
         distance=np.float32([1, 1, 0.9, 0.8, 0.7, 2, 0.1, nan, 0.1]),
         centers=centers,
-        filters=FilterConfig(entropy_min=2),
-        select=SelectConfig(near_duplicate=0.99, rank="closest"),
+        filters=FilterConfig(entropy_min=2, autocorrelation_min=0.2),
+        select=SelectConfig(near_duplicate=0.99, rank="closest", alpha=0, beta=0),
         budget=2,
         seed=0,
     )
@@ -237,3 +239,11 @@ def test_select_returns_distinct_rows_and_at_most_n(size, n, clusters, seed):
     x = rng.normal(size=(size, 4))
     got = select(x, n, labels=rng.integers(0, clusters, size), near_duplicate=2, seed=seed)
     assert len(set(got.tolist())) == len(got) == min(n, size)
+
+
+def test_unknown_scenes_have_no_number():
+    scene = pa.chunked_array([["sea", "unknown", None], ["ice", "sea"]], type=pa.string())
+    codes = _scene_codes(scene)
+    assert codes[[1, 2]].tolist() == [-1, -1]
+    assert codes[0] == codes[4] != codes[3] >= 0
+    assert _scene_codes(pa.chunked_array([["unknown"] * 2, ["ice"]])).tolist()[:2] == [-1, -1]

@@ -43,6 +43,8 @@ const EntropyKernel& entropy_kernel(Isa isa) {
 }
 
 // Wider registers gain nothing where sums wait for the cache.
-const TextureKernel& texture_kernel(Isa isa) { return isa == Isa::portable ? kTexturePortable : kTextureAvx2; }
+const TextureKernel& texture_kernel(Isa isa) {
+  return isa == Isa::portable ? kTexturePortable : kTextureAvx2;
+}
 
 }  // namespace rsprune

@@ -44,6 +44,7 @@ SECTIONS: dict[str, type] = {
 }
 AS_TEXT = {  # parsed by config
     "bands": str, "n_clusters": str, "calibrate": str, "scale": list[str], "reference": list[str],
+    "stratify": str, "exclude_from": list[str],
 }  # fmt: skip
 
 Data = Annotated[
@@ -69,7 +70,7 @@ COMMON: dict[str, tuple[Any, Any]] = {
 DEFAULTS = {"device": "auto", "overwrite": False, "as_json": False, "quiet": False, "verbose": False}
 
 
-def verb(*sections: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def verb(*sections: str | type) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """A command with the options of `sections`; the function gets its own arguments and `flags`."""
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
@@ -112,7 +113,10 @@ def _parameter(name: str, annotation: Any, default: Any = None) -> inspect.Param
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def _options(section: str) -> Iterator[inspect.Parameter]:
+def _options(section: str | type) -> Iterator[inspect.Parameter]:
+    if isinstance(section, type):  # settings that are not those of a run
+        yield from setting_options(section, section.__name__.removesuffix("Config"))
+        return
     yield from setting_options(SECTIONS[section], section.capitalize())
     if section == "select":
         help = "Share to drop: --prune 0.85 is --keep 0.15."
@@ -286,7 +290,9 @@ def explain(
 
 @verb()
 def compare(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN RUN...", help="Run folders.", show_default=False)],
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN", help="Two or more run folders.", show_default=False)
+    ],
     *,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="PNG to draw.", show_default=False)] = None,
     judge: Annotated[
@@ -312,7 +318,8 @@ def compare(
 @verb("source", "scan", "embed")
 def reference(
     data: Annotated[
-        str, typer.Argument(metavar="DIR", help="Folder with a folder of images per class.", show_default=False)
+        str,
+        typer.Argument(metavar="DIR", help="Folder with a folder of images per class.", show_default=False),
     ],
     *,
     out: Annotated[Path, typer.Option("-o", "--out", help="Parquet file to write.", show_default=False)],
@@ -378,4 +385,5 @@ def _sentence(error: BaseException) -> tuple[str, int]:
     return f"{getattr(error, 'strerror', None) or error}{where}", 1
 
 
-import rsprune.training.cli  # noqa: E402, F401  adds train and sample to the app
+import rsprune.evaluation.cli  # noqa: E402, F401  adds evaluate to the app
+import rsprune.training.cli  # noqa: E402  adds train and sample to the app

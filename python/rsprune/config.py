@@ -33,6 +33,14 @@ def _auto(value: Any) -> Any:
     return None if value == "auto" else value
 
 
+def _strata(value: Any) -> Any:
+    return () if value in ("none", "") else _numbers(value)
+
+
+def _listed(value: Any) -> Any:
+    return [absolute(v) for v in value] if isinstance(value, (list, tuple)) else value
+
+
 def _mask(value: Any) -> Any:
     """The mask with its file as an absolute path, so that a run can be continued from any folder."""
     from rsprune.sources.masks import parse
@@ -109,8 +117,9 @@ class EmbedConfig:
 class FilterConfig:
     """Which images are eligible at all; applied to stored scores, so changing it reads no image."""
 
-    # A quantile, because absolute bits do not transfer between sensors.
-    entropy_drop: float = Field(0.1, ge=0, lt=1, description="Drop this share, lowest entropy first.")
+    # A quantile, because absolute bits do not transfer between sensors. A twentieth costs no coverage by a learned
+    # judge, a fifth does (docs/choices.md, as for the defaults of SelectConfig).
+    entropy_drop: float = Field(0.05, ge=0, lt=1, description="Drop this share, lowest entropy first.")
     entropy_min: float | None = Field(None, description="Drop below this many bits, instead of a share.")
     entropy_otsu: bool = Field(False, description="Drop below Otsu's threshold, instead of a share.")
     nodata_max: float = Field(0.5, ge=0, le=1, description="Drop above this share of pixels without data.")
@@ -156,14 +165,34 @@ class SelectConfig:
     near_duplicate: float = Field(
         0.95, gt=0, description="Cosine from which images are duplicates; 2 is never."
     )
-    stratify: Literal["scene", "none"] = Field(
-        "scene", description="Divide the seats among scenes before clusters."
+    # More than half, so that windows at half a side from each other stay. 1 is never.
+    spatial_overlap: float = Field(
+        0.5, gt=0, le=1, description="Images that share more of their ground are duplicates; 1 is never."
     )
+    # A month later ground and light look different; within it mostly clouds do. Dates that are not known are equal.
+    duplicate_days: float = Field(
+        30, ge=0, description="Days from which on two images of one ground are no duplicates."
+    )
+    exclude_from: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(
+        (), description="Keep no image of this set: images, a run or Parquet. Repeatable."
+    )
+    exclude_reference: bool = Field(False, description="Keep no image of the reference either.")
+    # Scenes are an inner matter of the strategy rsprune; the others give every strategy its share of each kind.
+    stratify: Annotated[tuple[Literal["scene", "gsd", "sensor", "date"], ...], BeforeValidator(_strata)] = (
+        Field(
+            ("scene",),
+            description="Divide the seats among scenes of the reference, gsd, sensor or date, such as scene,gsd; or none.",
+        )
+    )
+    # The root keeps twice as much of the rarest scene; less takes more from the common ones.
     scene_alpha: float = Field(0.5, description="Seats of a scene grow with its size to this power.")
+    # Broken images often resemble no scene; 0 would give up scenes that the reference lacks.
     unknown: float = Field(
-        0.5, ge=0, description="Most seats of images of no known scene, in shares of what their number gives."
+        0.25,
+        ge=0,
+        description="Most seats of images of no known scene, in shares of what their number gives.",
     )
-    # 0 and 0 is uniform over clusters.
+    # Neyman's allocation; 0 and 0, uniform over clusters, keeps more broken images.
     alpha: float = Field(1.0, description="Seats grow with cluster size to this power.")
     beta: float = Field(1.0, description="Seats grow with cluster spread to this power.")
     rank: Literal["herding", "closest", "mmr", "random"] = Field(
@@ -181,7 +210,7 @@ class SelectConfig:
     def rsprune(self) -> dict[str, Any]:
         """The settings of the strategy `rsprune`, which no other one reads."""
         values = {name: getattr(self, name) for name in ("alpha", "beta", "rank", "mmr_lambda", "unknown")}
-        return {**values, "scene_alpha": self.scene_alpha if self.stratify == "scene" else None}
+        return {**values, "scene_alpha": self.scene_alpha if "scene" in self.stratify else None}
 
     def budget(self, readable: int) -> int:
         """Number of images to keep out of `readable`."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -14,6 +15,11 @@ COLUMNS = ("uri", "width", "height", "x", "y", "w", "h", "crs", "left", "bottom"
 _NONE = -1
 _TOLERANCE = 1e-6  # of the smaller footprint; windows at half a side from each other do not overlap by more
 _SECONDS_PER_DAY = 86_400
+_FIRST_BLOCK, _LARGEST_BLOCK = 1024, 2**17  # images accepted at once
+_PAIRS = 2**20  # compared at once
+# They spread cells over 64 bits; that two cells may meet in one code only costs time.
+_CELL_PRIMES = np.array([0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F], np.uint64)
+_FRAME_PRIME = np.uint64(0x165667B19E3779F9)
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class Footprints:
         crs, uri = _codes(table["crs"]), _codes(table["uri"])
         kind = np.where(placed, crs, uri)
         _, frame = np.unique(np.stack([placed, kind, octave], axis=1), axis=0, return_inverse=True)
-        return cls(np.where(usable, frame.reshape(-1), _NONE), box, _days(table["timestamp"]))
+        return cls(np.where(usable, frame.reshape(-1), _NONE), box, days_since_1970(table["timestamp"]))
 
 
 def spatial_duplicates(
@@ -66,13 +72,13 @@ def spatial_duplicates(
 ) -> np.ndarray:
     """Row int64 [N] of the image that stays for each spatial duplicate, else -1.
 
-    In order of quality, then key, an image is dropped for one accepted before it in its frame whose footprint
+    In order of quality, then key, an image is dropped for the first one accepted before it in its frame whose footprint
     shares more than `overlap` of the smaller one with its own, and whose date is at most `days` away. An unknown
     date is any date. Copies of one content, which have one key, are one image with several footprints,
     so that it does not matter which of them is there.
 
-    Accepted images are looked up in grids whose cells are as large as a footprint, so the time grows with the
-    number of images and not with its square.
+    Footprints are compared with those in neighbouring cells of a grid, so the time grows with the number of images
+    and not with its square.
 
     Args:
         footprints: of all N images.
@@ -96,63 +102,105 @@ def spatial_duplicates(
     order = np.lexsort((rows, keys[rows], value))
     rows, value, key = rows[order], value[order], keys[rows[order]]
     # Copies are neighbours in this order, as they are equal in quality and key.
-    starts = np.flatnonzero(np.r_[True, (key[1:] != key[:-1]) | (value[1:] != value[:-1])])
-    columns = footprints.frame[rows], footprints.box[rows], footprints.day[rows], rows
-    frames, boxes, times, listed = (column.tolist() for column in columns)
-    accepted = _Grid(overlap + _TOLERANCE, days)
-    for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(listed)], strict=True):
-        found = None
-        for i in range(start, stop):
-            found = accepted.find(frames[i], boxes[i], times[i])
-            if found is not None:
-                break
-        for i in range(start, stop):
-            if found is not None:
-                duplicate_of[listed[i]] = found
-            else:
-                accepted.add(listed[start], frames[i], boxes[i], times[i])
+    image = np.cumsum(np.r_[False, (key[1:] != key[:-1]) | (value[1:] != value[:-1])])
+    starts = np.searchsorted(image, np.arange(image[-1] + 2))
+    stays = np.full(image[-1] + 1, _NONE, dtype=np.int64)  # the image that stays in its place
+    placed = _Placed.of(footprints, rows)
+
+    # The first blocks are small, so that of many images of one place only a few are ever compared pair by pair.
+    done = 0
+    while done < len(stays):
+        stop = min(len(stays), done + min(max(_FIRST_BLOCK, done), _LARGEST_BLOCK))
+        block = np.arange(starts[done], starts[stop])
+        before = np.flatnonzero(stays[image[: block[0]]] < 0)
+        follows = np.full(stop - done, len(stays), dtype=np.int64)
+        for ours, theirs in _overlapping(placed, block, before, overlap + _TOLERANCE, days):
+            np.minimum.at(follows, image[ours] - done, image[theirs])
+        follows[follows == len(stays)] = _NONE
+        rest = block[follows[image[block] - done] < 0]
+        pairs = [
+            np.stack([image[ours], image[theirs]], axis=1)[image[theirs] < image[ours]]
+            for ours, theirs in _overlapping(placed, rest, rest, overlap + _TOLERANCE, days)
+        ]
+        for later, earlier in np.unique(np.concatenate(pairs), axis=0).tolist() if pairs else ():
+            if follows[later - done] < 0 and follows[earlier - done] < 0:
+                follows[later - done] = earlier
+        stays[done:stop] = follows
+        done = stop
+    dropped = stays[image] >= 0
+    duplicate_of[rows[dropped]] = rows[starts[stays[image[dropped]]]]
     return duplicate_of
 
 
-class _Grid:
-    """Footprints by frame, size and cell: each lies in the cell of its centre, on a grid of about its size."""
+@dataclass(frozen=True)
+class _Placed:
+    """Footprints in the order in which images are accepted; `side` is the longer one, `level` its octave."""
 
-    def __init__(self, overlap: float, days: float):
-        self._overlap, self._days = overlap, days
-        self._cells: dict[tuple[int, int, int, int], list[tuple[int, list[float], float]]] = defaultdict(list)
-        self._levels: dict[int, list[int]] = defaultdict(list)
+    frame: np.ndarray
+    box: np.ndarray
+    day: np.ndarray
+    side: np.ndarray
+    level: np.ndarray
 
-    def add(self, row: int, frame: int, box: list[float], day: float) -> None:
-        left, bottom, right, top = box
-        level = math.frexp(max(right - left, top - bottom))[1]
-        if level not in self._levels[frame]:
-            self._levels[frame].append(level)
-        cell = 2.0**level  # the footprint is at most as large, and more than half as large
-        at = frame, level, math.floor((left + right) / 2 / cell), math.floor((bottom + top) / 2 / cell)
-        self._cells[at].append((row, box, day))
+    @classmethod
+    def of(cls, footprints: Footprints, rows: np.ndarray) -> _Placed:
+        box = footprints.box[rows]
+        side = np.maximum(box[:, 2] - box[:, 0], box[:, 3] - box[:, 1])
+        return cls(footprints.frame[rows], box, footprints.day[rows], side, np.frexp(side)[1])
 
-    def find(self, frame: int, box: list[float], day: float) -> int | None:
-        """Row of a footprint that this one repeats, or None."""
-        left, bottom, right, top = box
-        area = (right - left) * (top - bottom)
-        for level in self._levels.get(frame, ()):
-            cell = 2.0**level
-            reach = cell / 2
-            across = range(math.floor((left - reach) / cell), math.floor((right + reach) / cell) + 1)
-            for j in range(math.floor((bottom - reach) / cell), math.floor((top + reach) / cell) + 1):
-                for i in across:
-                    for row, (x0, y0, x1, y1), other in self._cells.get((frame, level, i, j), ()):
-                        w, h = min(right, x1) - max(left, x0), min(top, y1) - max(bottom, y0)
-                        smaller = min(area, (x1 - x0) * (y1 - y0))
-                        # Not `<=`: the distance to an unknown date is NaN.
-                        if (
-                            w > 0
-                            and h > 0
-                            and w * h > self._overlap * smaller
-                            and not abs(day - other) > self._days
-                        ):
-                            return row
-        return None
+
+def _overlapping(
+    placed: _Placed, ours: np.ndarray, theirs: np.ndarray, overlap: float, days: float
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yields all pairs of `ours` [n] and `theirs` [m] that repeat each other, in pieces [p] and [p]."""
+    for level in np.unique(placed.level[ours]):
+        for other in np.unique(placed.level[theirs]):
+            # The intersection is at least `overlap` of the smaller side, so centres are at most this far apart.
+            a, b = ours[placed.level[ours] == level], theirs[placed.level[theirs] == other]
+            cell = max(0.5, 1 - overlap) * max(placed.side[a].max(), placed.side[b].max())
+            yield from _in_cells(placed, a, b, cell, overlap, days)
+
+
+def _in_cells(
+    placed: _Placed, ours: np.ndarray, theirs: np.ndarray, cell: float, overlap: float, days: float
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    theirs, code = _by_cell(placed, theirs, cell)
+    ours, own = _by_cell(placed, ours, cell)
+    for across, up in itertools.product((-1, 0, 1), repeat=2):
+        # Codes wrap around: nearly sorted, which is what makes the search fast.
+        wanted = own + (np.array([across, up]).astype(np.uint64) * _CELL_PRIMES).sum(dtype=np.uint64)
+        first, last = (np.searchsorted(code, wanted, side) for side in ("left", "right"))
+        found = np.flatnonzero(last > first)
+        first, counts = first[found], (last - first)[found]
+        ends = np.cumsum(counts)
+        pieces = np.searchsorted(ends, np.arange(0, ends[-1] if len(ends) else 0, _PAIRS), side="right")
+        for start, stop in itertools.pairwise([*np.unique(pieces), len(found)]):
+            n = counts[start:stop]
+            at = np.arange(n.sum()) - np.repeat(np.cumsum(n) - n, n) + np.repeat(first[start:stop], n)
+            a, b = np.repeat(ours[found[start:stop]], n), theirs[at]
+            repeats = _repeats(placed, a, b, overlap, days)
+            if repeats.any():
+                yield a[repeats], b[repeats]
+
+
+def _repeats(placed: _Placed, a: np.ndarray, b: np.ndarray, overlap: float, days: float) -> np.ndarray:
+    """Whether the footprints `a` [p] and `b` [p] are of the same ground and time, bool [p]."""
+    first, second = placed.box[a], placed.box[b]
+    shared = np.minimum(first[:, 2:], second[:, 2:]) - np.maximum(first[:, :2], second[:, :2])
+    areas = [(box[:, 2] - box[:, 0]) * (box[:, 3] - box[:, 1]) for box in (first, second)]
+    ground = (shared > 0).all(axis=1) & (shared.prod(axis=1) > overlap * np.minimum(*areas))
+    apart = np.abs(placed.day[a] - placed.day[b]) > days  # false where a date is unknown
+    return ground & ~apart & (placed.frame[a] == placed.frame[b])
+
+
+def _by_cell(placed: _Placed, rows: np.ndarray, cell: float) -> tuple[np.ndarray, np.ndarray]:
+    """`rows` [n] sorted by the codes uint64 [n] of the frame and the cell that their centres lie in."""
+    box = placed.box[rows]
+    cells = np.floor((box[:, :2] + box[:, 2:]) / 2 / cell).astype(np.int64).astype(np.uint64)
+    code = (cells * _CELL_PRIMES).sum(axis=1, dtype=np.uint64)
+    code += placed.frame[rows].astype(np.uint64) * _FRAME_PRIME
+    order = np.argsort(code, kind="stable")
+    return rows[order], code[order]
 
 
 def _floats(column: pa.ChunkedArray) -> np.ndarray:
@@ -166,7 +214,7 @@ def _codes(column: pa.ChunkedArray) -> np.ndarray:
     return np.asarray(encoded.indices.fill_null(_NONE).to_numpy(zero_copy_only=False), np.int64)
 
 
-def _days(column: pa.ChunkedArray) -> np.ndarray:
+def days_since_1970(column: pa.ChunkedArray) -> np.ndarray:
     """Days since 1970 as float64 [N]; NaN where there is no date that can be read."""
     encoded = column.combine_chunks().dictionary_encode()
     known = np.array([*(_day(text) for text in encoded.dictionary.to_pylist()), math.nan])

@@ -54,8 +54,11 @@ def explain(run: Run, id: str) -> dict[str, Any]:
         "thresholds": {
             "entropy": _entropy_threshold(decisions, settings.filter.entropy_min),
             "nodata_fraction": settings.filter.nodata_max,
+            "saturated_fraction": settings.filter.saturated_max,
             "autocorrelation": settings.filter.autocorrelation_min,
+            "sharpness": settings.filter.sharpness_min,
             "near_duplicate": settings.select.near_duplicate,
+            "spatial_overlap": settings.select.spatial_overlap,
         },
         "scene": decision["scene"],
         "scene_similarity": _finite(assigned["scene_similarity"]),
@@ -74,8 +77,9 @@ def explain(run: Run, id: str) -> dict[str, Any]:
     }
     if cluster is not None and cluster >= 0:
         facts["cluster"] = _cluster(decisions, cluster, rank)
-    if reason.endswith("_duplicate"):
-        facts["duplicate_of"], facts["duplicate_similarity"] = _stays(run, decisions, row, reason)
+    if (stays := decision["duplicate_of"]) is not None:
+        facts["duplicate_of"] = stays
+        facts["duplicate_similarity"] = _cosine(run, row, pc.index(decisions["id"], stays).as_py())
     if rank is not None:
         facts["position"] = rank + 1
     facts["change"] = _change(facts, settings.select)
@@ -128,10 +132,18 @@ def _score_lines(facts: dict[str, Any]) -> list[str]:
     guards = []
     if (share := score["nodata_fraction"]) is not None:
         guards.append(f"{100 * share:.1f} % nodata (at most {100 * threshold['nodata_fraction']:g} %)")
+    if share := score["saturated_fraction"]:
+        guards.append(
+            f"{100 * share:.1f} % at the ends of the scale (at most {100 * threshold['saturated_fraction']:g} %)"
+        )
     if (correlation := score["autocorrelation"]) is not None:
         guards.append(f"autocorrelation {correlation:.2f} (at least {threshold['autocorrelation']:g})")
+    if threshold["sharpness"] and (sharpness := score["sharpness"]) is not None:
+        guards.append(f"sharpness {sharpness:.2f} (at least {threshold['sharpness']:g})")
     if guards:
-        lines.append(f"It has {' and '.join(guards)}.")
+        *first, last = guards
+        listed = f"{', '.join(first)} and {last}" if first else last
+        lines.append(f"It has {listed}.")
     return lines
 
 
@@ -152,6 +164,16 @@ def _change(facts: dict[str, Any], select: SelectConfig) -> str | None:
         return f"{_COMPETE} with --nodata-max {_up(score['nodata_fraction'])} or more."
     if reason == "noise":
         return f"{_COMPETE} with --autocorrelation-min {_down(score['autocorrelation'])} or less."
+    if reason == "saturated":
+        return f"{_COMPETE} with --saturated-max {_up(score['saturated_fraction'])} or more, or with a wider --scale."
+    if reason == "blurred":
+        return f"{_COMPETE} with --sharpness-min {_down(score['sharpness'])} or less."
+    if reason == "spatial_duplicate":
+        return f"{_COMPETE} with a larger --spatial-overlap (1 is never) or, if the dates differ, less --duplicate-days."
+    if reason == "reference_leak":
+        return (
+            "It would compete for a seat without --exclude-from or --exclude-reference for the set it is in."
+        )
     if reason == "near_duplicate" and similarity is not None:
         return f"{_COMPETE} with --near-duplicate {_up(similarity + 1e-5)} or more."
     if reason == "exact_duplicate":
@@ -185,25 +207,9 @@ def _cluster(decisions: pa.Table, cluster: int, rank: int | None) -> dict[str, A
     }
 
 
-def _stays(run: Run, decisions: pa.Table, row: int, reason: str) -> tuple[str | None, float | None]:
-    """The ranked image that stays in the place of a duplicate, and the cosine to it."""
-    ranked = pc.is_valid(decisions["rank"])
-    if reason == "exact_duplicate":
-        hashes = run.table("score", ["content_hash"])["content_hash"]
-        same = pc.equal(hashes, hashes[row])
-        others = np.flatnonzero(pc.and_(same, pc.invert(pc.equal(decisions["id"], decisions["id"][row]))))
-        # The copy that stayed may itself be a near duplicate, so it need not be ranked.
-        stayed = [i for i in others if decisions["reason"][int(i)].as_py() != "exact_duplicate"]
-        return (decisions["id"][int(stayed[0])].as_py(), 1.0) if stayed else (None, None)
-    better = pc.greater_equal(decisions["score"], decisions["score"][row])
-    candidates = pc.and_(pc.and_(ranked, better), pc.equal(decisions["cluster"], decisions["cluster"][row]))
-    at = np.flatnonzero(pc.fill_null(candidates, False))
-    if not len(at):
-        return None, None
-    x = run.embeddings()
-    cosine = unit_rows(x[at]) @ unit_rows(x[row : row + 1])[0]
-    best = int(cosine.argmax())
-    return decisions["id"][int(at[best])].as_py(), float(cosine[best])
+def _cosine(run: Run, row: int, other: int) -> float:
+    x = unit_rows(run.embeddings()[[row, other]])
+    return float(x[0] @ x[1])
 
 
 def _entropy_threshold(decisions: pa.Table, given: float | None) -> float | None:

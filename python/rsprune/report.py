@@ -23,15 +23,16 @@ MEANING = {
     "kept": "chosen for training",
     "unreadable": "could not be read",
     "nodata": "too much of the image holds no data",
+    "saturated": "too much of the image lies at the ends of the scale",
     "noise": "neighbouring pixels are hardly correlated",
+    "blurred": "less fine detail than the threshold",
     "low_entropy": "less information than the threshold",
     "exact_duplicate": "the same pixels as another image",
     "near_duplicate": "almost the same content as another image",
     "spatial_duplicate": "covers mostly the same ground as another image",
-    "reference_leak": "also in the reference set",
+    "reference_leak": "also in a set that was to be excluded",
     "over_budget": "good enough, but its cluster had no seat left",
 }
-DUPLICATES = ("exact_duplicate", "near_duplicate", "spatial_duplicate")
 
 # How much is shown. Together at most some 500 thumbnails, whatever the size of the run.
 KEPT_SHOWN, DROPPED_SHOWN, COLUMNS = 70, 20, 10
@@ -256,17 +257,21 @@ def _settings(run: Run, columns: Mapping[str, np.ndarray]) -> list[tuple[str, st
     automatic = s.cluster.n_clusters is None
     uniform = s.select.alpha == s.select.beta == 0
     close = s.select.near_duplicate
+    ground = f"more than {100 * s.select.spatial_overlap:g} % of the ground, within {s.select.duplicate_days:g} days"
     return [
         ("seed", str(s.seed)),
         ("budget", f"{asked}{s.select.budget(readable):,} images; {int(columns['kept'].sum()):,} kept"),
         ("entropy", rule if threshold is None else f"{rule}: below {threshold:.3f} bits"),
         ("patch", f"{s.score.patch} px"),
         ("nodata", f"at most {100 * s.filter.nodata_max:g} % of the pixels"),
+        ("saturated", f"at most {100 * s.filter.saturated_max:g} % of the pixels"),
         ("autocorrelation", f"at least {s.filter.autocorrelation_min:g}"),
+        ("sharpness", f"at least {s.filter.sharpness_min:g}" if s.filter.sharpness_min else "not looked at"),
         ("encoder", "given embeddings" if s.embed.embeddings else s.embed.encoder),
         ("reference", ", ".join(Path(r).name for r in s.cluster.reference) or "none"),
         ("clusters", "number chosen automatically" if automatic else f"{s.cluster.n_clusters:,} asked for"),
         ("near duplicate", f"cosine of {close:g} or more" if close <= 1 else "not looked for"),
+        ("spatial duplicate", ground if s.select.spatial_overlap < 1 else "not looked for"),
         (
             "seats",
             "uniform over clusters" if uniform else f"size^{s.select.alpha:g} · spread^{s.select.beta:g}",
@@ -319,18 +324,11 @@ def _samples(columns: Mapping[str, np.ndarray], seed: int) -> list[tuple[str, li
 
 def _duplicate_groups(run: Run, columns: Mapping[str, np.ndarray]) -> list[tuple[int, list[int]]]:
     """Rows of images that stay, with the rows of their duplicates; most duplicates first."""
-    hashes = run.table("score", ["content_hash"])["content_hash"].to_numpy(zero_copy_only=False)
-    reason = columns["reason"].astype(str)
-    exact = reason == "exact_duplicate"
-    copied = set(hashes[exact])
-    stays = {hashes[i]: i for i in np.flatnonzero(~exact) if hashes[i] in copied}
-    leader = {i: stays[hashes[i]] for i in np.flatnonzero(exact) if hashes[i] in stays}
-    # A near duplicate of an image that was itself not kept names another kept one, which it need not be like.
-    alike = columns["nearest_kept_similarity"] >= run.settings.select.near_duplicate - 1e-3
-    near = np.flatnonzero(alike & np.isin(reason, DUPLICATES) & ~exact)
-    named = set(columns["nearest_kept"][near])
+    stays = run.decisions["duplicate_of"].to_numpy(zero_copy_only=False)
+    copies = np.flatnonzero([name is not None for name in stays])
+    named = set(stays[copies])
     row_of = {name: i for i, name in enumerate(columns["id"]) if name in named}
-    leader |= {i: row_of[columns["nearest_kept"][i]] for i in near}
+    leader = {i: row_of[stays[i]] for i in copies}
     groups: dict[int, list[int]] = {}
     for i, first in sorted(leader.items()):
         groups.setdefault(first, []).append(i)

@@ -9,7 +9,9 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from xxhash import xxh3_128
 
+from rsprune import _C
 from rsprune.radiometry import Radiometry
 from rsprune.reference import BLOCK as BLOCK
 from rsprune.sources.base import Image
@@ -51,18 +53,24 @@ def score_batch(
 
 def score_stream(images: Iterable[tuple[Image, Radiometry]], patch: int = 32) -> list[dict[str, float]]:
     """As `score_batch`; every image is taken, measured while it is in the cache, and let go before the next."""
-    waiting: dict[Hashable, list[tuple[int, Image]]] = defaultdict(list)
-    measured: dict[Hashable, list[_Measured]] = defaultdict(list)
+    waiting: dict[Hashable, tuple[list[int], list[Image], Radiometry]] = {}
+    measured: dict[tuple[int, ...], list[_Measured]] = defaultdict(list)
     n = 0
     for image, r in images:
-        key = image.pixels.shape, image.pixels.dtype, image.valid is None, r
-        waiting[key].append((n, image))
+        shape = image.pixels.shape
+        key = shape, image.pixels.dtype, image.valid is None, id(r)
+        stack = waiting.get(key)
+        if stack is None:
+            stack = waiting[key] = [], [], r
+        stack[0].append(n)
+        stack[1].append(image)
         del image
-        if (len(waiting[key]) + 1) * math.prod(key[0]) > _CHUNK:
-            measured[key[0]].append(_measure(waiting.pop(key), r, patch))
+        if (len(stack[0]) + 1) * math.prod(shape) > _CHUNK:
+            measured[shape].append(_measure(*waiting.pop(key), patch))
+        del stack
         n += 1
-    for key, left in waiting.items():
-        measured[key[0]].append(_measure(left, key[-1], patch))
+    for (shape, *_), stack in waiting.items():
+        measured[shape].append(_measure(*stack, patch))
     result: list[dict[str, float]] = [{}] * n
     for (height, width, _), stacks in measured.items():
         rows, columns = _columns(stacks, _patch_sizes((height, width), patch))
@@ -74,8 +82,6 @@ def score_stream(images: Iterable[tuple[Image, Radiometry]], patch: int = 32) ->
 
 def content_hash(image: Image) -> str:
     """xxh3_128 of shape, dtype, pixels and mask, in hex; equal for images whose decoded content is equal."""
-    from xxhash import xxh3_128
-
     state = xxh3_128(_form(image.pixels.shape, image.pixels.dtype))
     state.update(np.ascontiguousarray(image.pixels).data)
     if image.valid is not None and not image.valid.all():
@@ -93,25 +99,21 @@ class _Measured(NamedTuple):
 
     rows: list[int]
     bits: np.ndarray  # float32 [N, patches, patches, C]
-    counts: np.ndarray | None  # valid pixels [N, patches, patches]
-    valid: np.ndarray  # pixels, int64 [N]
+    counts: np.ndarray | None  # valid pixels [N, patches, patches]; None if all are
+    valid: np.ndarray | None  # pixels, int64 [N]; None if all are
     saturated: np.ndarray  # pixels, int64 [N]
     autocorrelation: np.ndarray  # float32 [N]
     sharpness: np.ndarray  # float32 [N]
 
 
-def _measure(stack: Sequence[tuple[int, Image]], radiometry: Radiometry, patch: int) -> _Measured:
-    from rsprune import _C
-
-    rows, images = zip(*stack, strict=True)
-    first = images[0]
-    pixels = first.pixels[None] if len(images) == 1 else np.stack([image.pixels for image in images])
+def _measure(rows: list[int], images: list[Image], radiometry: Radiometry, patch: int) -> _Measured:
+    pixels = images[0].pixels[None] if len(images) == 1 else np.stack([image.pixels for image in images])
     pixels = np.ascontiguousarray(pixels)
     bins = np.ascontiguousarray(radiometry.bins(pixels))
     n, height, width, bands = pixels.shape
     valid = counts = None
-    n_valid = np.full(n, height * width)
-    if first.valid is not None:
+    n_valid: np.ndarray | None = None
+    if images[0].valid is not None:
         valid = np.stack([image.valid for image in images])
         counts = _patch_sums(valid, patch)
         n_valid = valid.sum(axis=(1, 2))
@@ -121,7 +123,7 @@ def _measure(stack: Sequence[tuple[int, Image]], radiometry: Radiometry, patch: 
     _C.patch_entropy(bins, valid, None, bits, patch)
     _C.texture(pixels, valid, autocorrelation, sharpness)
     _C.saturated(bins, valid, saturated)
-    return _Measured(list(rows), bits, counts, n_valid, saturated, autocorrelation, sharpness)
+    return _Measured(rows, bits, counts, n_valid, saturated, autocorrelation, sharpness)
 
 
 def _columns(stacks: Sequence[_Measured], sizes: np.ndarray) -> tuple[list[int], dict[str, np.ndarray]]:
@@ -134,8 +136,11 @@ def _columns(stacks: Sequence[_Measured], sizes: np.ndarray) -> tuple[list[int],
         for stack in stacks
     ]
     mean, p10, flat = _entropy_statistics(bits, np.concatenate(used))
-    valid, saturated, autocorrelation, sharpness = (
-        np.concatenate(parts) for parts in zip(*(stack[3:] for stack in stacks), strict=True)
+    valid = np.concatenate(
+        [np.full(len(s.rows), sizes.sum()) if s.valid is None else s.valid for s in stacks]
+    )
+    saturated, autocorrelation, sharpness = (
+        np.concatenate(parts) for parts in zip(*(stack[4:] for stack in stacks), strict=True)
     )
     return rows, {
         "entropy": mean,

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 
 from rsprune.config import FilterConfig, SelectConfig
+from rsprune.duplicates import Footprints, spatial_duplicates
 from rsprune.filters import CODES, eligibility
 from rsprune.rank import METHODS
 from rsprune.rows import content_key, finite_rows, groups, most_similar, row_hashes, unique_rows, unit_rows
+from rsprune.strata import stratified_order
 from rsprune.strategies import Clusters, Strategy, load_strategy
 
 _NONE = -1
@@ -112,6 +114,9 @@ def decide(
     distance: np.ndarray,
     centers: np.ndarray,
     scenes: np.ndarray | None = None,
+    footprints: Footprints | None = None,
+    leaked: np.ndarray | None = None,
+    strata: np.ndarray | None = None,
     filters: FilterConfig | None = None,
     select: SelectConfig | None = None,
     budget: int,
@@ -130,6 +135,9 @@ def decide(
         distance: float32 [N] to the centre of the cluster, for the ranking `closest`.
         centers: [K, D].
         scenes: int [N], scene of each image, -1 unknown, for a strategy that divides its seats among scenes.
+        footprints: where the images lie; None looks for no spatial duplicates.
+        leaked: bool [N], images of an evaluation set, which no strategy may keep.
+        strata: int [N], stratum of each image; each gets its share of the seats.
         filters: thresholds of the filters.
         select: strategy, duplicates, allocation and ranking; its `keep` and `n` are not read.
         budget: images to keep; if fewer survive, all of them are kept.
@@ -159,11 +167,21 @@ def decide(
     if pool == "readable":
         reason[(reason != CODES["unreadable"]) & embedded] = 0
         threshold[:] = np.nan
+    if leaked is not None:
+        leaked = leaked & (reason == 0)
+        reason[leaked], threshold[leaked] = CODES["reference_leak"], select.near_duplicate
 
     duplicate_of = np.full(n, _NONE, dtype=np.int64)
     if pool == "distinct":
-        duplicate_of = exact_duplicates(hashes, quality, keys, reason == 0)
+        candidates = reason == 0
+        duplicate_of = exact_duplicates(hashes, quality, keys, candidates)
         reason[duplicate_of >= 0] = CODES["exact_duplicate"]
+        if footprints is not None:
+            overlap, days = select.spatial_overlap, select.duplicate_days
+            same = spatial_duplicates(footprints, quality, keys, candidates, overlap=overlap, days=days)
+            same[reason != 0] = _NONE
+            reason[same >= 0], threshold[same >= 0] = CODES["spatial_duplicate"], overlap
+            duplicate_of = np.where(same >= 0, same, duplicate_of)
         near = near_duplicates(x, labels, quality, keys, select.near_duplicate, reason == 0)
         reason[near >= 0] = CODES["near_duplicate"]
         threshold[near >= 0] = select.near_duplicate
@@ -171,7 +189,14 @@ def decide(
 
     chosen_from = np.flatnonzero(reason == 0)
     clusters = Clusters(labels, np.asarray(distance), np.asarray(centers, np.float32), scenes)
-    order = _order(strategy, chosen_from, x, scores, clusters, keys, budget, seed)
+
+    def best_first(rows: np.ndarray, seats: int) -> np.ndarray:
+        return _order(strategy, rows, x, scores, clusters, keys, seats, seed)
+
+    if strata is None:
+        order = best_first(chosen_from, budget)
+    else:
+        order = stratified_order(chosen_from, strata, budget, keys, best_first)
     rank = np.full(n, _NONE, dtype=np.int64)
     rank[order] = np.arange(len(order))
     kept = (rank >= 0) & (rank < budget)
@@ -205,7 +230,7 @@ def select(
     near_duplicate: float = SelectConfig.near_duplicate,
     seed: int = 0,
 ) -> Any:
-    """Chooses images from their embeddings, uniformly over clusters and representative inside them.
+    """Chooses images from their embeddings, by size and spread of clusters and representative inside them.
 
     Args:
         x: embeddings [N, D], a NumPy, torch or CuPy array; rows with NaN are never chosen.

@@ -215,9 +215,9 @@ def rsprune(
     seed: int,
     *,
     scene_alpha: float | None = 0.5,
-    unknown: float = 0.5,
-    alpha: float = 0.0,
-    beta: float = 0.0,
+    unknown: float = 0.25,
+    alpha: float = 1.0,
+    beta: float = 1.0,
     rank: str = "herding",
     mmr_lambda: float = 0.5,
 ) -> np.ndarray:

@@ -107,7 +107,8 @@ class Terminal:
             used = sum(n > 0 for n in run["clusters"]["after"])
             e = run["entropy"]
             bits = "" if e["p50"] is None else f"{e['p50']:.1f} ({e['p5']:.1f}–{e['p95']:.1f})"
-            counts = f"{run['images']:,}", f"{run['kept']:,}", f"{used:,} of {len(run['clusters']['after']):,}"
+            of_clusters = f"{used:,} of {len(run['clusters']['after']):,}"
+            counts = f"{run['images']:,}", f"{run['kept']:,}", of_clusters
             table.add_row(Text(run["name"]), *counts, bits, *_distances(run["coverage"]))
         baseline = facts["baseline"]
         table.add_row(baseline["name"], "", "", "", "", *_distances(baseline["coverage"]))

@@ -29,7 +29,9 @@ def as_features(name: str, x: Array, least: int = 2) -> np.ndarray:
     for rows in blocks(len(x)):
         broken = ~np.isfinite(x[rows]).all(axis=1)
         if broken.any():
-            raise ValueError(f"{name} has NaN or infinity in row {rows.start + int(broken.argmax())} of {len(x)}")
+            raise ValueError(
+                f"{name} has NaN or infinity in row {rows.start + int(broken.argmax())} of {len(x)}"
+            )
     return x
 
 

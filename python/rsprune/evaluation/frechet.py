@@ -67,7 +67,9 @@ def fd_infinity(
         raise ValueError(f"samples has {n} rows, but at least 4 are needed to extrapolate")
     smallest = min(SMALLEST, n // 2) if smallest is None else smallest
     if not 2 <= smallest < n or points < 2:
-        raise ValueError(f"smallest must be in 2 .. {n - 1} and points at least 2, got {smallest} and {points}")
+        raise ValueError(
+            f"smallest must be in 2 .. {n - 1} and points at least 2, got {smallest} and {points}"
+        )
     sizes = np.unique(np.linspace(smallest, n, points).round().astype(int))
     rng, target = np.random.default_rng(seed), _fit(y)
     found = np.array([_distance(_fit(x, rng.permutation(n)[:size]), target) for size in sizes])

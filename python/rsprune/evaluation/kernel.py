@@ -44,7 +44,9 @@ def kernel_distance(
     most = min(len(x), len(y))
     size = min(SUBSET, most // 2) if subset_size is None else subset_size
     if not 2 <= size <= most or subsets < 1:
-        raise ValueError(f"subset_size must be in 2 .. {most} and subsets at least 1, got {size} and {subsets}")
+        raise ValueError(
+            f"subset_size must be in 2 .. {most} and subsets at least 1, got {size} and {subsets}"
+        )
     rng = np.random.default_rng(seed)
     found = [
         _squared_mmd(*(z[rng.choice(len(z), size, replace=False)].astype(np.float64) for z in (x, y)))

@@ -12,7 +12,7 @@ import numpy as np
 
 from rsprune.evaluation.features import Array, as_pair, blocks
 
-BLOCK = 2048  # points on either side of a product
+BLOCK = 1024  # points on either side of a product
 SPARE = 4  # neighbours beyond k that are measured exactly, as float32 may order them otherwise
 PAIRS = 8192  # measured exactly at once
 
@@ -173,11 +173,10 @@ def _where_above(near: np.ndarray, bound: np.ndarray) -> tuple[np.ndarray, np.nd
     """Rows and columns of the entries of `near` [n, m] above the `bound` [n] of their row."""
     if near.flags.c_contiguous:
         return np.divmod(np.flatnonzero(near > bound[:, None]), near.shape[1])
-    j, i = np.divmod(np.flatnonzero(near.T > bound), near.shape[0])
+    j, i = np.divmod(np.flatnonzero(bound < near.T), near.shape[0])
     return i, j
 
 
 def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Over the last axis, in float64."""
     return np.square(np.subtract(x, y, dtype=np.float64)).sum(axis=-1)
-

@@ -21,6 +21,8 @@ class Selection:
 
     def indexes(self, available: int) -> tuple[int, ...]:
         """1-based bands to read out of `available`. Raises `UnreadableImage`."""
+        if not self.bands and not self.mask_band:
+            return tuple(range(1, available + 1))
         bands = self.bands or tuple(i for i in range(1, available + 1) if i != self.mask_band)
         last = max(*bands, self.mask_band or 0, 1)
         if last > available:

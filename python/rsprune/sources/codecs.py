@@ -5,11 +5,10 @@ from __future__ import annotations
 import os
 import stat
 import struct
-from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import numpy as np
 
@@ -66,19 +65,32 @@ def _without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-@contextmanager
-def decoding(what: str):
+class decoding:
     """Turns whatever a decoder raises on broken input into `UnreadableImage`."""
-    try:
-        yield
-    except (UnreadableImage, ConfigError):
-        raise
-    except OSError as error:
-        raise UnreadableImage(f"{what}: {error.strerror or _one_line(error)}") from error
-    except MemoryError as error:
-        raise UnreadableImage(f"{what}: it does not fit into memory") from error
-    except Exception as error:  # decoders answer hostile bytes with anything from struct.error to IndexError
-        raise UnreadableImage(f"{what}: {_one_line(error) or type(error).__name__}") from error
+
+    # Not a generator, which would cost as much per image as opening its file.
+    __slots__ = ("what",)
+
+    def __init__(self, what: str):
+        self.what = what
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
+        if (
+            error is None
+            or isinstance(error, (UnreadableImage, ConfigError))
+            or not isinstance(error, Exception)
+        ):
+            return
+        if isinstance(error, OSError):
+            why = error.strerror or _one_line(error)
+        elif isinstance(error, MemoryError):
+            why = "it does not fit into memory"
+        else:  # decoders answer hostile bytes with anything from struct.error to IndexError
+            why = _one_line(error) or type(error).__name__
+        raise UnreadableImage(f"{self.what}: {why}") from error
 
 
 def check_size(width: int, height: int) -> None:
@@ -116,14 +128,17 @@ class PlainScene:
         self._decoded: tuple[np.ndarray, np.ndarray | None] | None = None
 
     def header(self, window: Window | None, selection: Selection) -> Header:
-        layout = self._layout
-        if window:
-            check_window(window, layout.width, layout.height)
+        layout, bands = self._layout, self._checked(window, selection)
         _, _, w, h = window or (0, 0, layout.width, layout.height)
-        return Header(w, h, len(selection.indexes(layout.bands)), stored_dtype(layout.dtype), self._size)
+        return Header(w, h, len(bands), stored_dtype(layout.dtype), self._size)
+
+    def _checked(self, window: Window | None, selection: Selection) -> tuple[int, ...]:
+        if window:
+            check_window(window, self._layout.width, self._layout.height)
+        return selection.indexes(self._layout.bands)
 
     def read(self, window: Window | None, selection: Selection) -> Image:
-        self.header(window, selection)  # its checks come before the work
+        self._checked(window, selection)  # before the work
         pixels, valid = self._decoded or self._decode()
         if window:
             self._decoded = pixels, valid

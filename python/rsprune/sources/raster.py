@@ -14,7 +14,7 @@ import rasterio
 from rasterio import windows
 from rasterio.crs import CRS
 from rasterio.enums import ColorInterp, MaskFlags
-from rasterio.errors import CRSError, NotGeoreferencedWarning, RasterioError
+from rasterio.errors import NotGeoreferencedWarning, RasterioError
 from rasterio.warp import transform
 
 from rsprune.errors import UnreadableImage
@@ -126,7 +126,7 @@ class RasterScene:
         if self._crs_name != "EPSG:4326":
             try:
                 (east,), (north,) = transform(self._crs, CRS.from_epsg(4326), [east], [north])
-            except (RasterioError, CRSError):  # local grids have no place on Earth
+            except Exception:  # local grids have no place on Earth; GDAL's own errors share no public class
                 return None, None
         return (north, east) if math.isfinite(north) and math.isfinite(east) else (None, None)
 

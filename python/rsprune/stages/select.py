@@ -9,11 +9,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from safetensors import safe_open
 
+from rsprune import duplicates, strata
 from rsprune.errors import BudgetError
 from rsprune.filters import REASONS
 from rsprune.run import Run, write_atomic, write_table
 from rsprune.selection import Decisions, decide
 from rsprune.stages.cluster import Pool
+from rsprune.stages.exclusions import Exclusion, leaks, prepare_exclusions
 from rsprune.stages.job import Job
 
 
@@ -26,10 +28,11 @@ def select_images(job: Job) -> None:
     budget = settings.select.budget(readable)
     if budget > readable:
         raise BudgetError(f"{budget} images are to be kept but only {readable} can be read: lower --n")
+    exclusions = prepare_exclusions(job)
     inputs = [asdict(settings.select), asdict(settings.filter), settings.seed, run.fingerprint("cluster")]
-    with job.stage("select", *inputs) as todo:
+    with job.stage("select", *inputs, *(e.fingerprint for e in exclusions)) as todo:
         if todo:
-            _select(job, budget)
+            _select(job, budget, exclusions)
     kept = pc.sum(run.decisions["kept"]).as_py() or 0
     if kept == 0:
         reasons = ", ".join(f"{n} {r}" for r, n in _counts(run).items())
@@ -45,12 +48,16 @@ def _counts(run: Run) -> dict[str, int]:
     return {c["values"]: c["counts"] for c in sorted(counted, key=lambda c: -c["counts"])}
 
 
-def _select(job: Job, budget: int) -> None:
+def _select(job: Job, budget: int, exclusions: list[Exclusion]) -> None:
     run = job.run
     pool = Pool.of(run)
     clusters = run.table("cluster")
     with safe_open(run.path / "clusters.safetensors", framework="numpy") as f:
         centers = f.get_tensor("centers")
+    select = job.settings.select
+    manifest = run.table("scan", sorted({*duplicates.COLUMNS, *strata.COLUMNS}))
+    kinds = [kind for kind in select.stratify if kind != "scene"]
+    sources = [source.name for source in job.run.settings.scan.sources]
     d = decide(
         scores=pool.scores,
         hashes=pool.hashes,
@@ -58,9 +65,13 @@ def _select(job: Job, budget: int) -> None:
         labels=clusters["cluster"].to_numpy(),
         distance=clusters["distance"].to_numpy(),
         centers=centers,
-        scenes=_scene_codes(clusters["scene"]),
+        # Pseudo-scenes are clusters too: to divide the seats among them first made the selection worse.
+        scenes=_scene_codes(clusters["scene"]) if job.settings.cluster.reference else None,
+        footprints=duplicates.Footprints.of(manifest) if select.spatial_overlap < 1 else None,
+        leaked=leaks(exclusions, pool.hashes, pool.x, select.near_duplicate) if exclusions else None,
+        strata=strata.strata(manifest, kinds, sources)[0] if kinds else None,
         filters=job.settings.filter,
-        select=job.settings.select,
+        select=select,
         budget=budget,
         seed=job.settings.seed,
     )

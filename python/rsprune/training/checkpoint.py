@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -124,18 +124,23 @@ def clean(output: Path) -> None:
 
 def save_tensors(path: Path, values: Mapping[str, torch.Tensor]) -> None:
     """A safetensors file. Raises `OSError` where there is no space."""
-    try:
+    with os_errors(path):
         save_file({k: v.detach().cpu().contiguous() for k, v in values.items()}, path)
+
+
+@contextlib.contextmanager
+def os_errors(path: Path) -> Iterator[None]:
+    """Turns what safetensors says of a full disk into the `OSError` that it was."""
+    try:
+        yield
     except SafetensorError as e:
-        code = re.search(r"code: (\d+)", str(e))
+        code = re.search(r"(?:os error|code:) (\d+)", str(e))
         if code is None:
             raise
         raise OSError(int(code[1]), os.strerror(int(code[1])), str(path)) from None
 
 
-def optimizer_tensors(
-    optimizer: torch.optim.Optimizer, model: torch.nn.Module
-) -> dict[str, torch.Tensor]:
+def optimizer_tensors(optimizer: torch.optim.Optimizer, model: torch.nn.Module) -> dict[str, torch.Tensor]:
     """State of an optimiser as ``PARAMETER:KEY`` -> tensor."""
     return {
         f"{name}:{key}": value

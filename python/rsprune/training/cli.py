@@ -22,7 +22,8 @@ Data = Annotated[
     str | None, typer.Option("--data", help="A run folder, or a folder of images.", show_default=False)
 ]
 Output = Annotated[
-    Path, typer.Option("-o", "--output", help="The folder to train in, or to continue in.", show_default=False)
+    Path,
+    typer.Option("-o", "--output", help="The folder to train in, or to continue in.", show_default=False),
 ]
 Model = Annotated[Path, typer.Argument(metavar="MODEL", help="A trained model's folder.", show_default=False)]
 

@@ -87,5 +87,5 @@ def _overrides(path: str | None) -> dict[str, Any]:
             f"cannot read --model-config {path}: {getattr(e, 'strerror', None) or e}; give a JSON file"
         ) from None
     if not isinstance(values, dict):
-        raise ConfigError(f"--model-config {path} must hold an object, such as {{\"layers_per_block\": 2}}")
+        raise ConfigError(f'--model-config {path} must hold an object, such as {{"layers_per_block": 2}}')
     return values

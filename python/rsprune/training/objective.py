@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -58,9 +59,7 @@ def make_objective(settings: TrainConfig) -> Any:
 
 def learning_rate(step: int, settings: TrainConfig) -> float:
     """The rate of a step, counted from 0; no state, so that it is the same after resuming."""
-    import math
-
-    warm = min(settings.lr_warmup_steps, settings.max_train_steps - 1)
+    warm = settings.lr_warmup_steps
     if step < warm:
         return settings.learning_rate * (step + 1) / (warm + 1)
     done = (step - warm) / max(1, settings.max_train_steps - warm)

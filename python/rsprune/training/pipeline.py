@@ -13,7 +13,7 @@ from diffusers.utils.torch_utils import randn_tensor
 class TilePipeline(DiffusionPipeline):
     """A `unet` or a `transformer`, on pixels folded by `pixel_unshuffle`, conditioned on `labels` if any."""
 
-    _optional_components = ["unet", "transformer"]
+    _optional_components = ["unet", "transformer"]  # noqa: RUF012
 
     def __init__(self, scheduler, unet=None, transformer=None, labels=(), pixel_unshuffle=1):
         super().__init__()
@@ -48,7 +48,10 @@ class TilePipeline(DiffusionPipeline):
         batch_size = batch_size if class_labels is None else len(class_labels)
         channels, side = network.config.in_channels, network.config.sample_size
         image = randn_tensor(
-            (batch_size, channels, side, side), generator=generator, device=network.device, dtype=network.dtype
+            (batch_size, channels, side, side),
+            generator=generator,
+            device=network.device,
+            dtype=network.dtype,
         )
         # The number after the last label stands for no label; a transformer without labels has number 0 only.
         without = torch.full((batch_size,), len(names), device=network.device)
@@ -56,7 +59,9 @@ class TilePipeline(DiffusionPipeline):
         if class_labels is not None:
             unknown = sorted(set(class_labels) - set(names))
             if unknown:
-                raise ValueError(f"there is no label {unknown[0]!r}: choose from {', '.join(names) or 'none'}")
+                raise ValueError(
+                    f"there is no label {unknown[0]!r}: choose from {', '.join(names) or 'none'}"
+                )
             label = torch.tensor([names.index(name) for name in class_labels], device=network.device)
         guided = class_labels is not None and guidance_scale != 1.0
         takes_labels = bool(names) or self.unet is None

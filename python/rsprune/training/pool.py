@@ -206,7 +206,11 @@ def resized(pixels: np.ndarray, side: int) -> np.ndarray:
     y, x = (h - short) // 2, (w - short) // 2
     square = np.ascontiguousarray(pixels[y : y + short, x : x + short].transpose(2, 0, 1))
     out = interpolate(
-        torch.from_numpy(square).float()[None], (side, side), mode="bicubic", antialias=True, align_corners=False
+        torch.from_numpy(square).float()[None],
+        (side, side),
+        mode="bicubic",
+        antialias=True,
+        align_corners=False,
     )
     return out[0].round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
 
@@ -242,7 +246,9 @@ def _weights(wish: str | None, ids: list[str], groups: dict[str, list[str]]) -> 
     of = _weight_file(wish)
     missing = [id for id in ids if id not in of]
     if missing:
-        raise ConfigError(f"{wish} has no weight for {len(missing):,} images, such as {missing[0]!r}: add them")
+        raise ConfigError(
+            f"{wish} has no weight for {len(missing):,} images, such as {missing[0]!r}: add them"
+        )
     weights = np.array([of[id] for id in ids], dtype=np.float64)
     if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
         raise ConfigError(f"weights in {wish} must be finite, not below 0 and not all 0")

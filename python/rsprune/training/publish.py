@@ -14,7 +14,7 @@ import torch
 
 from rsprune.run import write_atomic, write_json
 from rsprune.training import pipeline
-from rsprune.training.checkpoint import staged
+from rsprune.training.checkpoint import os_errors, staged
 from rsprune.training.config import TrainConfig
 from rsprune.training.models import FOLDERS
 from rsprune.training.pool import Pool
@@ -25,7 +25,7 @@ def write_model(
 ) -> None:
     """Writes what ``DiffusionPipeline.from_pretrained(output)`` reads."""
     name = FOLDERS[settings.model]
-    with staged(output / name) as folder:
+    with staged(output / name) as folder, os_errors(output / name):
         model.save_pretrained(folder, safe_serialization=True)
     with staged(output / "scheduler") as folder:
         scheduler.save_pretrained(folder)

@@ -1,0 +1,79 @@
+"""Reading: images per second of `rsprune score` on JPEG tiles of 256 pixels, beside bare decoding and CleanVision."""
+
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import pytest
+import simplejpeg
+from jpeg_tiles import write_tiles
+from rates import record
+
+from rsprune.config import ScanConfig, Settings, SourceConfig
+from rsprune.run import Run
+from rsprune.stages.job import Job
+from rsprune.stages.scan import scan_images
+from rsprune.stages.score import score_images
+
+TILES, WORKERS, PART = 2048, 2, 256
+
+
+def decode(paths: list[str]) -> int:
+    """Bytes of pixels that libjpeg-turbo makes of the files: the least that scoring can cost."""
+    count = 0
+    for path in paths:
+        with open(path, "rb") as file:
+            count += simplejpeg.decode_jpeg(file.read(), "RGB").nbytes
+    return count
+
+
+@pytest.fixture(scope="module")
+def paths(tmp_path_factory) -> list[str]:
+    return [str(path) for path in write_tiles(tmp_path_factory.mktemp("tiles"), TILES)]
+
+
+def scanned(paths: list[str], folder: Path) -> Job:
+    source = SourceConfig(path=str(Path(paths[0]).parent), name="tiles")
+    settings = Settings(scan=ScanConfig(sources=(source,), part_size=PART))
+    run = Run(folder)
+    run.path.mkdir()
+    run.save_settings(settings)
+    job = Job(run, settings, workers=WORKERS)
+    scan_images(job)
+    return job
+
+
+def score_again(job: Job) -> None:
+    (job.run.path / ".stages" / "score.json").unlink(missing_ok=True)
+    shutil.rmtree(job.run.path / "scores", ignore_errors=True)
+    score_images(job)
+
+
+def test_score(benchmark, paths, tmp_path):
+    kilobytes = sum(Path(path).stat().st_size for path in paths) / len(paths) / 1e3
+    benchmark.group = (
+        f"score, {len(paths)} JPEG tiles of 256 px, {kilobytes:.1f} kB each, {WORKERS} processes, images/s"
+    )
+    job = scanned(paths, tmp_path / "run")
+    parts = [paths[i : i + PART] for i in range(0, len(paths), PART)]
+    with ProcessPoolExecutor(WORKERS) as pool:
+        calls = {"rsprune": lambda: score_again(job), "decode only": lambda: sum(pool.map(decode, parts))}
+        record(benchmark, len(paths), "images", calls)
+
+
+def test_against_cleanvision(benchmark, paths, tmp_path):
+    """Its entropy check alone, against all of our scores."""
+    cleanvision = pytest.importorskip("cleanvision")
+    some = tmp_path / "some"
+    some.mkdir()
+    few = [shutil.copy(path, some) for path in paths[:512]]
+    benchmark.group = f"score against CleanVision's low_information, {len(few)} of these tiles, {WORKERS} processes, images/s"
+    job = scanned(few, tmp_path / "run")
+
+    def low_information() -> None:
+        lab = cleanvision.Imagelab(data_path=str(some), verbose=False)
+        lab.find_issues({"low_information": {}}, n_jobs=WORKERS, verbose=False)
+
+    record(
+        benchmark, len(few), "images", {"rsprune": lambda: score_again(job), "CleanVision": low_information}
+    )

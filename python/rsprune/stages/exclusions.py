@@ -1,0 +1,166 @@
+"""Evaluation sets whose images must not be kept: folders, runs and Parquet files, in the space of the run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rsprune.config import ScanConfig, SourceConfig, source_values
+from rsprune.embedding import Transform
+from rsprune.errors import ConfigError, UnreadableImage
+from rsprune.radiometry import Radiometry
+from rsprune.rows import finite_rows, most_similar, unit_rows
+from rsprune.run import Run, digest
+from rsprune.sources import open_source
+from rsprune.stages.embed import TRANSFORM
+from rsprune.stages.features import features_of_run
+from rsprune.stages.job import Job
+from rsprune.stages.references import prepare_references
+from rsprune.stages.scan import scan_images
+from rsprune.stages.score import score_images
+
+_BLOCK = 65_536  # images of the pool compared at once
+_COSINE_EPSILON = 1e-6  # float32 rounding of the cosine of a row with itself
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """A set of images that are not to be kept.
+
+    Attributes:
+        name: as the user gave it.
+        fingerprint: of what its features stand on.
+        hashes: content hashes.
+        x: embeddings [M, D] in the space of the run.
+    """
+
+    name: str
+    fingerprint: str
+    hashes: frozenset[str]
+    x: np.ndarray
+
+
+def prepare_exclusions(job: Job) -> list[Exclusion]:
+    """Encodes the evaluation sets of the job that are not encoded yet, and the references if they count as such.
+
+    Raises:
+        ConfigError: a set cannot be used.
+    """
+    select = job.settings.select
+    transform = Transform.load(job.run.path / TRANSFORM)
+    sets = [source_values(text) for text in select.exclude_from]
+    for name, count in Counter(s["name"] for s in sets).items():
+        if count > 1:
+            raise ConfigError(f"two sets to exclude are called '{name}': rename one with PATH=NAME")
+    found = [_prepare(job, s["path"], s["name"], transform) for s in sets]
+    if select.exclude_reference:
+        if not job.settings.cluster.reference:
+            raise ConfigError("--exclude-reference needs a --reference: give one, or leave the option out")
+        for reference in prepare_references(job):
+            hashes = _hashes(reference.folder) if reference.folder else frozenset()
+            embeddings = transform(reference.features)
+            found.append(Exclusion(reference.name, reference.fingerprint, hashes, embeddings))
+    return found
+
+
+def leaks(
+    exclusions: Sequence[Exclusion], hashes: Sequence[str | None], x: np.ndarray, threshold: float
+) -> np.ndarray:
+    """Images that are also in one of the sets: equal in content, or with a cosine of at least `threshold`; [N].
+
+    Args:
+        exclusions: the sets.
+        hashes: content hashes [N] of the pool, None where unreadable.
+        x: embeddings [N, D] of the pool.
+        threshold: cosine; above 1 only equal contents count.
+    """
+    listed = frozenset().union(*(e.hashes for e in exclusions))
+    leaked = np.fromiter((h in listed for h in hashes), bool, len(hashes))
+    others = [e.x[finite_rows(e.x)] for e in exclusions]
+    if threshold > 1 or not sum(map(len, others)):
+        return leaked
+    others = unit_rows(np.concatenate(others))
+    for start in range(0, len(x), _BLOCK):
+        rows = start + np.flatnonzero(
+            finite_rows(x[start : start + _BLOCK]) & ~leaked[start : start + _BLOCK]
+        )
+        _, cosine = most_similar(unit_rows(x[rows]), others)
+        leaked[rows] = cosine >= threshold - _COSINE_EPSILON
+    return leaked
+
+
+def _prepare(job: Job, where: str, name: str, transform: Transform) -> Exclusion:
+    path = Path(where)
+    if path.suffix == ".parquet" and path.is_file():
+        return _from_parquet(path, name, transform)
+    if not path.exists():
+        raise ConfigError(
+            f"there is nothing to exclude at {path}: give a folder or file of images, a run folder, or a .parquet file"
+        )
+    if job.settings.embed.embeddings:
+        raise ConfigError(
+            f"{path} holds images, but this run takes its features from {job.settings.embed.embeddings}: "
+            "give what to exclude as .parquet with a column embedding"
+        )
+    other = Run(path)
+    if other.config_path.is_file():
+        sources = other.settings.scan.sources
+    else:
+        sources = (_like_the_pool(job.run, path, name),)
+    scan = ScanConfig(sources, part_size=job.settings.scan.part_size, max_bad=job.settings.scan.max_bad)
+    run = Run(job.run.path / "excluded" / name)
+    run.path.mkdir(parents=True, exist_ok=True)
+    mine = replace(job, run=run, settings=replace(job.settings, scan=scan), overwrite=True)
+    scan_images(mine)
+    score_images(mine)
+    raw = features_of_run(job, mine, transform)
+    return Exclusion(name, raw.fingerprint, _hashes(run), transform(raw.load()))
+
+
+def _like_the_pool(run: Run, path: Path, name: str) -> SourceConfig:
+    """Settings to read the set with: those of the first source of the pool that its first image fits.
+
+    Copies have equal contents only if they are read with the same bands and cut into the same windows.
+    """
+    plain = SourceConfig(str(path), name)
+    for config, declared in zip(run.settings.scan.sources, run.json("radiometry.json"), strict=True):
+        mask = config.mask if config.mask and config.mask[0].isdigit() else None  # others lie beside the pool
+        scale = Radiometry.from_json(declared).scale
+        like = replace(config, path=str(path), name=name, scale=scale, mask=mask)
+        source = open_source(like)
+        try:
+            header = source.header(next(iter(source.items())))
+        except UnreadableImage:
+            continue
+        if (header.bands, header.dtype) == (declared["bands"], declared["dtype"]):
+            return like
+    return plain
+
+
+def _hashes(run: Run) -> frozenset[str]:
+    return frozenset(run.table("score", ["content_hash"])["content_hash"].drop_null().to_pylist())
+
+
+def _from_parquet(path: Path, name: str, transform: Transform) -> Exclusion:
+    try:
+        columns = pq.read_schema(path).names
+        table = pq.read_table(path, columns=[c for c in ("embedding", "content_hash") if c in columns])
+        vectors = table["embedding"].to_pylist() if "embedding" in columns else []
+        hashes = table["content_hash"].cast(pa.string()).to_pylist() if "content_hash" in columns else []
+    except (pa.ArrowException, OSError) as e:
+        raise ConfigError(f"{path} cannot be read as Parquet: {str(e).splitlines()[0]}") from None
+    if not {"embedding", "content_hash"} & set(columns):
+        raise ConfigError(f"{path} needs a column embedding or content_hash to exclude images by")
+    wanted = len(transform.mean)
+    if {len(v) for v in vectors if v is not None} - {wanted}:
+        raise ConfigError(f"{path} needs embeddings of {wanted} features, as the run has")
+    features = np.array([v or [np.nan] * wanted for v in vectors], np.float64).reshape(-1, wanted)
+    stat = path.stat()
+    fingerprint = digest(str(path), stat.st_size, stat.st_mtime_ns)
+    return Exclusion(name, fingerprint, frozenset(hashes) - {None}, transform(features))

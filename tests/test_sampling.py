@@ -1,0 +1,96 @@
+"""Drawing images from a trained model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from rsprune.cli import main
+from rsprune.errors import ConfigError
+from rsprune.training.config import SampleConfig
+from rsprune.training.sample import draw, load_pipeline
+from rsprune.training.train import train
+from training_case import settings, tiles
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sampling")
+    data = tiles(folder / "data")
+    train(settings(data, pixel_unshuffle=2, condition="scene"), folder / "scenes", device="cpu")
+    train(settings(data, objective="ddpm"), folder / "ddpm", device="cpu")
+    return folder
+
+
+def drawn(pipe, **wish) -> np.ndarray:
+    return np.concatenate(list(draw(pipe, SampleConfig(steps=4, **wish))))
+
+
+@pytest.mark.parametrize("name", ["scenes", "ddpm"])
+def test_an_image_does_not_depend_on_those_beside_it(models, name):
+    pipe = load_pipeline(models / name)
+    whole = drawn(pipe, n=7)
+    assert whole.shape == (7, 16, 16, 3)
+    for size in (1, 3):
+        np.testing.assert_allclose(drawn(pipe, n=5, batch_size=size), whole[:5], atol=1)  # of 255: rounding
+    assert (whole[0] != whole[1]).any()
+    assert (drawn(pipe, n=1, seed=1)[0] != whole[0]).any()
+
+
+def test_guidance_is_the_stated_mixture(models):
+    pipe = load_pipeline(models / "scenes")
+    x = torch.randn(2, 12, 8, 8, generator=torch.Generator().manual_seed(0))
+    water, nothing = (
+        torch.full((2,), i) for i in (pipe.config.labels.index("water"), len(pipe.config.labels))
+    )
+    with torch.no_grad():
+        sigma = torch.tensor([1000.0]).expand(2)
+        given, free = (pipe.unet(x, sigma, class_labels=label).sample for label in (water, nothing))
+    expected = x - (free + 3 * (given - free))  # one Euler step from sigma 1 to 0
+    image = pipe(
+        class_labels=["water"] * 2, guidance_scale=3.0, num_inference_steps=1, output_type="pt",
+        generator=torch.Generator().manual_seed(0),
+    ).images  # fmt: skip
+    expected = torch.nn.functional.pixel_shuffle(expected, 2) / 2 + 0.5
+    torch.testing.assert_close(image, expected.clamp(0, 1), rtol=1e-4, atol=1e-4)
+
+
+def test_scenes_differ_and_wrong_ones_are_named(models):
+    pipe = load_pipeline(models / "scenes")
+    assert (drawn(pipe, n=2, scene="water") != drawn(pipe, n=2, scene="crops")).any()
+    with pytest.raises(ConfigError, match="no scene 'mars': it knows built, coast, crops, water, woody"):
+        drawn(pipe, n=1, scene="mars")
+    with pytest.raises(ConfigError, match="trained with --condition none"):
+        drawn(load_pipeline(models / "ddpm"), n=1, scene="water")
+    with pytest.raises(ConfigError, match="give one with --scene"):
+        drawn(pipe, n=1, guidance=2)
+
+
+def test_the_command_writes_png_and_npy(models, tmp_path):
+    common = ["--n", "3", "--steps", "4", "--device", "cpu", "--batch-size", "2"]
+    for extra in ([], ["--format", "npy"]):
+        with pytest.raises(SystemExit) as done:
+            main(["sample", str(models / "scenes"), "-o", str(tmp_path / "out"), *common, *extra])
+        assert not done.value.code
+    names = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert names == ["000000.png", "000001.png", "000002.png", "samples.npy"]
+    array = np.load(tmp_path / "out" / "samples.npy")
+    for i in range(3):
+        np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / f"{i:06d}.png")), array[i])
+
+
+def test_a_folder_without_a_model(tmp_path, capsys):
+    with pytest.raises(SystemExit) as done:
+        main(["sample", str(tmp_path), "-o", str(tmp_path / "out"), "--device", "cpu"])
+    assert done.value.code == 2
+    assert "holds no trained model: make one with 'rsprune train'" in capsys.readouterr().err
+
+
+def test_code_in_a_model_folder_is_not_run(models, tmp_path):
+    import shutil
+
+    folder = shutil.copytree(models / "scenes", tmp_path / "model")
+    (folder / "pipeline.py").write_text("raise SystemExit('was run')")
+    assert len(drawn(load_pipeline(folder), n=1)) == 1

@@ -1,0 +1,194 @@
+"""The pool of training images, and which of them come when."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import collection
+import training_case
+from rsprune.errors import ConfigError
+from rsprune.reading import Reader, rows
+from rsprune.training.pool import Pool, load
+from rsprune.training.sampler import Sampler
+from run_folder import make_run
+from training_case import settings, tiles
+
+
+def pool(n: int = 5, *, side: int = 8, bands: int = 3, weights: np.ndarray | None = None) -> Pool:
+    pixels = (
+        np.arange(n * side * side * bands, dtype=np.uint32).reshape(n, side, side, bands).astype(np.uint8)
+    )
+    return Pool([str(i) for i in range(n)], pixels, None, (), weights, {})
+
+
+# Pool -----------------------------------------------------------------------------------------------------
+
+
+def test_kept_images_of_a_run_are_read_without_an_export(tmp_path):
+    run = make_run(tmp_path)
+    loaded = load(settings(run.path, resolution=64))
+    assert loaded.ids == sorted(run.kept_ids)
+    reader, row_of = Reader(run), {row["id"]: row for row in rows(run.table("scan"))}
+    for id, pixels in zip(loaded.ids, loaded.pixels, strict=True):
+        np.testing.assert_array_equal(pixels, reader.uint8(row_of[id]))
+
+
+def test_all_images_of_a_run_are_its_readable_ones(tmp_path):
+    run = make_run(tmp_path)
+    readable = [r["id"] for r in rows(run.table("scan")) if r["status"] == "ok"]
+    assert load(settings(run.path, kept="all")).ids == sorted(readable)
+
+
+def test_a_list_from_another_run_folder_selects_from_a_plain_folder(tmp_path):
+    data = tiles(tmp_path / "data", 6)
+    everything = load(settings(data)).ids
+    (tmp_path / "kept.txt").write_text("".join(f"{id}\n" for id in everything[:2]))
+    assert load(settings(data, kept=str(tmp_path / "kept.txt"))).ids == everything[:2]
+
+
+def test_kept_ids_that_are_not_there(tmp_path):
+    data = tiles(tmp_path / "data", 3)
+    (tmp_path / "kept.txt").write_text("gone/1.png\ngone/2.png\n" + load(settings(data)).ids[0] + "\n")
+    with pytest.raises(ConfigError, match=r"2 of 3 kept ids are not in .*'gone/1.png'"):
+        load(settings(data, kept=str(tmp_path / "kept.txt")))
+
+
+@pytest.mark.parametrize(("shape", "said"), [((16, 24, 3), "24 x 16 pixels"), ((32, 32), "1 bands where")])
+def test_images_of_another_kind_are_named(tmp_path, shape, said):
+    data = tiles(tmp_path / "data", 3)
+    collection.save(data / "zzz.png", np.zeros(shape, np.uint8))
+    with pytest.raises(ConfigError, match=f"'zzz.png' has {said}"):
+        load(settings(data))
+
+
+def test_resize_brings_all_to_one_size(tmp_path):
+    data = tiles(tmp_path / "data", 2)
+    collection.save(data / "wide.png", np.full((40, 90, 3), 77, np.uint8))
+    loaded = load(settings(data, fit="resize"))
+    assert loaded.pixels.shape == (3, 16, 16, 3)
+    assert (loaded.pixels[loaded.ids.index("wide.png")] == 77).all()
+
+
+def test_images_smaller_than_the_resolution(tmp_path):
+    with pytest.raises(ConfigError, match="32 x 32 pixels, too few for 48 x 48"):
+        load(settings(tiles(tmp_path / "data", 2), resolution=48))
+
+
+def test_sixteen_bit_values_are_scaled_and_it_is_said(tmp_path):
+    from PIL import Image
+
+    (tmp_path / "data").mkdir()
+    ramp = np.linspace(1000, 9000, 1024).reshape(32, 32).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "data" / "a.tif")
+    said = []
+    loaded = load(settings(tmp_path / "data"), say=said.append)
+    assert loaded.pixels.min() == 0
+    assert loaded.pixels.max() == 255
+    assert "not 8-bit" in said[0]
+
+
+def test_scenes_of_a_folder_are_its_folders(tmp_path):
+    loaded = load(settings(tiles(tmp_path / "data"), condition="scene"))
+    assert [loaded.names[i] for i in loaded.labels] == [id.split("/")[0] for id in loaded.ids]
+
+
+def test_scenes_of_a_run(tmp_path):
+    run = make_run(tmp_path)
+    loaded = load(settings(run.path, condition="scene", kept="all"))
+    table = run.table("cluster", ["id", "scene"]).to_pydict()
+    scene = dict(zip(table["id"], table["scene"], strict=True))
+    assert [loaded.names[i] if i >= 0 else None for i in loaded.labels] == [scene[id] for id in loaded.ids]
+
+
+def test_balanced_weights_give_every_scene_the_same_share(tmp_path):
+    loaded = load(settings(tiles(tmp_path / "data"), sample_weights="scene"))
+    folder = np.array([id.split("/")[0] for id in loaded.ids])
+    shares = [loaded.weights[folder == name].sum() for name in np.unique(folder)]
+    np.testing.assert_allclose(shares, 1 / len(shares))
+
+
+def test_weights_from_a_file(tmp_path):
+    data = tiles(tmp_path / "data", 3)
+    ids = load(settings(data)).ids
+    (tmp_path / "w.tsv").write_text("".join(f"{id}\t{i}\n" for i, id in enumerate(ids)))
+    loaded = load(settings(data, sample_weights=str(tmp_path / "w.tsv")))
+    np.testing.assert_allclose(loaded.weights, np.array([0, 1, 2]) / 3)
+    (tmp_path / "w.tsv").write_text(f"{ids[0]}\t1\n")
+    with pytest.raises(ConfigError, match="no weight for 2 images"):
+        load(settings(data, sample_weights=str(tmp_path / "w.tsv")))
+
+
+# Sampler --------------------------------------------------------------------------------------------------
+
+
+def test_every_pass_has_every_image_once_in_another_order():
+    sampler = Sampler(pool(7), seed=3, resolution=8)
+    rows_ = sampler.rows(np.arange(21)).reshape(3, 7)
+    assert (np.sort(rows_, axis=1) == np.arange(7)).all()
+    assert len({tuple(r) for r in rows_}) == 3
+
+
+def test_a_position_does_not_depend_on_its_batch():
+    make = lambda: Sampler(pool(side=12), seed=1, resolution=8, random_flip=True, condition_dropout=0.5)  # noqa: E731
+    whole = make().batch(np.arange(40))
+    sampler = make()
+    parts = [sampler.batch(np.arange(a, a + 5)) for a in (35, 0, 10, 5, 15, 30, 20, 25)]
+    order = np.argsort([35, 0, 10, 5, 15, 30, 20, 25])
+    for name in vars(whole):
+        joined = np.concatenate([getattr(parts[i], name) for i in order])
+        np.testing.assert_array_equal(joined, getattr(whole, name))
+
+
+def test_another_seed_is_another_everything():
+    a, b = (Sampler(pool(50), seed=s, resolution=8).batch(np.arange(50)) for s in (0, 1))
+    assert (a.rows != b.rows).any()
+    assert abs(np.corrcoef(a.noise.ravel(), b.noise.ravel())[0, 1]) < 0.05
+
+
+def test_noise_is_standard_normal_and_time_uniform():
+    drawn = Sampler(pool(), seed=0, resolution=8).batch(np.arange(2000))
+    assert abs(drawn.noise.mean()) < 0.01
+    assert abs(drawn.noise.std() - 1) < 0.01
+    assert abs(np.corrcoef(drawn.noise[:-1].ravel(), drawn.noise[1:].ravel())[0, 1]) < 0.01
+    np.testing.assert_allclose(np.quantile(drawn.time, [0.1, 0.5, 0.9]), [0.1, 0.5, 0.9], atol=0.03)
+    assert abs(drawn.normal_time.std() - 1) < 0.08  # five standard errors
+
+
+def test_crops_reach_every_place_and_stay_inside():
+    drawn = Sampler(pool(side=10), seed=0, resolution=8).batch(np.arange(200))
+    assert set(drawn.ys[:, 0]) == set(drawn.xs[:, 0]) == {0, 1, 2}
+    assert (np.diff(drawn.ys) == 1).all()
+    centred = Sampler(pool(side=10), seed=0, resolution=8, center_crop=True).batch(np.arange(9))
+    assert set(centred.ys[:, 0]) == {1}
+
+
+def test_half_of_the_images_are_mirrored_each_way():
+    drawn = Sampler(pool(side=8), seed=0, resolution=8, random_flip=True).batch(np.arange(1000))
+    for index in (drawn.ys, drawn.xs):
+        mirrored = index[:, 0] == 7
+        assert 0.45 < mirrored.mean() < 0.55
+        np.testing.assert_array_equal(index[mirrored], np.arange(8)[::-1][None].repeat(mirrored.sum(), 0))
+
+
+def test_weights_are_met_within_one_image_per_pass():
+    weights = np.array([0.5, 0.3, 0.15, 0.05, 0.0])
+    sampler = Sampler(pool(5, weights=weights), seed=0, resolution=8)
+    passes = sampler.rows(np.arange(500)).reshape(100, 5)
+    counts = np.array([np.bincount(p, minlength=5) for p in passes])
+    assert (np.abs(counts - 5 * weights) < 1).all()
+    np.testing.assert_allclose(counts.mean(0), 5 * weights, atol=0.15)
+
+
+def test_the_condition_is_left_out_at_its_share():
+    drawn = Sampler(pool(), seed=0, resolution=8, condition_dropout=0.2).batch(np.arange(2000))
+    assert abs(drawn.unconditional.mean() - 0.2) < 0.03
+
+
+def test_the_digest_sees_pixels_labels_and_weights(tmp_path):
+    data = tiles(tmp_path / "data", 8)
+    digests = {
+        load(training_case.settings(data, **c)).digest
+        for c in ({}, {"condition": "scene"}, {"sample_weights": "scene"}, {"fit": "resize"})
+    }
+    assert len(digests) == 4
