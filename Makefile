@@ -1,5 +1,6 @@
 # make setup   an environment in .venv with everything that demo and test need
 # make demo    prune real imagery, and look at the page it prints the path of
+# make train-demo   train on the demo's kept images for five minutes, and draw what the model has learnt
 # make test    the whole test suite
 # make bench   everything measured beside its limit and its rivals, into docs/benchmarks.md
 # make test-asan   the kernel tests on an AddressSanitizer and UBSan build
@@ -9,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 SOURCES := $(shell find csrc -type f) CMakeLists.txt
 
-.PHONY: setup demo test test-asan lint bench docs clean
+.PHONY: setup demo train-demo test test-asan lint bench docs clean
 
 setup: $(VENV)/.built
 
@@ -26,6 +27,13 @@ $(VENV)/.built: $(VENV)/.installed $(SOURCES)
 
 demo: setup
 	$(BIN)/rsprune demo -o demo
+
+train-demo: demo
+	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node 2 -m rsprune.training.train --data demo --output demo-model \
+	  --fit resize --resolution 32 --pixel-unshuffle 2 --mixed-precision bf16 --random-flip --device cpu \
+	  --train-batch-size 16 --learning-rate 1e-3 --lr-warmup-steps 100 --max-train-steps 1600 \
+	  --validation-steps 400 --validation-images 36 --checkpointing-steps 200
+	@echo "look at demo-model/samples"
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
@@ -51,4 +59,4 @@ docs: setup
 	$(BIN)/mkdocs build --strict -q
 
 clean:
-	rm -rf $(VENV) build dist demo .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build dist demo demo-model .pytest_cache .ruff_cache .hypothesis

@@ -36,8 +36,10 @@ FEATURES = (
     "avx512vbmi",
     "avx512_bf16",
 )
-# One thread at the two large dimensions, and data without clusters, take half an hour more.
-LONG = re.compile(r"bench_assign.py::test_kmeans_assign\[(?!mixture-(768|1280)-2\]|\w+-128-)")
+# Half an hour more: one thread and unclustered data at large dimensions, what a machine without AVX2 would take.
+LONG = re.compile(
+    r"test_kmeans_assign\[(?!mixture-\w+-2\]|mixture-128-|\w+-128-2\])|test_instruction_sets\[portable\]"
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

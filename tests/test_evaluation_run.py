@@ -366,6 +366,10 @@ def test_reading_images(rsprune, archive, tmp_path):
         (["samples.npy", "--reference", "text.npy"], "is not a plain NumPy array"),
         (["samples.npy", "--reference", "text.parquet"], "needs a column embedding"),
         (["samples.npy", "--reference", "samples.npy", "--k", "0"], "--k is 0"),
+        (
+            ["samples.npy", "--reference", "samples.npy", "--extractor", "vgg16"],
+            "there is nothing to extract",
+        ),
     ],
 )
 def test_bad_input_gets_one_sentence(rsprune, matrices, monkeypatch, arguments, message):

@@ -68,7 +68,7 @@ def test_low_entropy(run):
 def test_noise_and_nodata(run):
     noise = format_explanation(explain(run, "noise/0.png"))
     assert "dropped: noise" in noise
-    assert "autocorrelation 0.01 (at least 0.2)" in noise
+    assert "autocorrelation 0.01 (at least 0.1)" in noise
     assert 0.0098 < float(re.search(r"--autocorrelation-min ([\d.]+) or less", noise)[1]) <= 0.01
     nodata = format_explanation(explain(run, "edge/1.png"))
     assert "85.0 % nodata (at most 50 %)" in nodata

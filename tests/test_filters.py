@@ -24,13 +24,31 @@ def names(result):
 def test_the_first_reason_that_applies_is_given():
     nan = np.nan
     scores = table(
-        [nan, 1, 1, 1, 5, 5], nodata=[nan, 0.6, 0.6, 0, 0, 0.5], autocorrelation=[nan, 0, 0.9, 0.1, 0.2, 1]
+        [nan, 1, 1, 1, 5, 5], nodata=[nan, 0.6, 0.6, 0, 0, 0.5], autocorrelation=[nan, 0, 0.9, 0.05, 0.1, 1]
     )
     result = eligibility(scores, FilterConfig(entropy_min=2))
     assert names(result) == ["unreadable", "nodata", "nodata", "noise", "kept", "kept"]
-    np.testing.assert_array_equal(result.threshold_used, np.float32([nan, 0.5, 0.5, 0.2, 2, 2]))
-    assert result.thresholds == {"entropy": 2.0, "nodata_fraction": 0.5, "autocorrelation": 0.2}
+    np.testing.assert_array_equal(result.threshold_used, np.float32([nan, 0.5, 0.5, 0.1, 2, 2]))
+    assert result.thresholds == {
+        "entropy": 2.0, "nodata_fraction": 0.5, "saturated_fraction": 0.5, "autocorrelation": 0.1,
+        "sharpness": 0.0,
+    }  # fmt: skip
     np.testing.assert_array_equal(result.eligible, [0, 0, 0, 0, 1, 1])
+
+
+def test_each_guard_has_its_own_threshold_and_reason():
+    scores = table([5, 5, 5, 5, 5, 1], autocorrelation=[1, 0.3, 1, 0.3, 1, 1]) | {
+        "saturated_fraction": np.float32([0.7, 0.7, 0.6, 0, 0, 0]),
+        "sharpness": np.float32([1, 0.2, 0.2, 0.2, 0.2, 0]),
+    }
+    strict = FilterConfig(entropy_min=2, saturated_max=0.6, autocorrelation_min=0.5, sharpness_min=0.3)
+    result = eligibility(scores, strict)
+    # What is constant is not blurred.
+    assert names(result) == ["saturated", "saturated", "blurred", "noise", "blurred", "low_entropy"]
+    np.testing.assert_array_equal(result.threshold_used, np.float32([0.6, 0.6, 0.3, 0.5, 0.3, 2]))
+    assert names(eligibility(scores, FilterConfig(entropy_min=2, saturated_max=1))) == ["kept"] * 5 + [
+        "low_entropy"
+    ]
 
 
 def test_without_a_hash_an_image_is_unreadable():

@@ -254,7 +254,7 @@ def test_stage_verbs_in_turn_give_the_same(finished, images, tmp_path):
         ["scan", images, "-o", out, "--part-size", 7],
         ["score", out],
         ["embed", out, "--workers", 1],
-        ["cluster", out, "--reference", collection.TILES],
+        ["cluster", out, "--reference", collection.TILES, "--entropy-drop", 0.2],
         ["select", out, "--keep", KEEP],
         ["report", out],
     ):

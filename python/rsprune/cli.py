@@ -385,5 +385,5 @@ def _sentence(error: BaseException) -> tuple[str, int]:
     return f"{getattr(error, 'strerror', None) or error}{where}", 1
 
 
-import rsprune.evaluation.cli  # noqa: E402, F401  adds evaluate to the app
-import rsprune.training.cli  # noqa: E402  adds train and sample to the app
+import rsprune.evaluation.cli  # noqa: E402  adds evaluate to the app
+import rsprune.training.cli  # noqa: E402, F401  adds train and sample to the app

@@ -6,13 +6,22 @@ that owns it; `Settings` only holds the stages together.
 
 from __future__ import annotations
 
+import re
 import sys
 from dataclasses import asdict, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tomli_w
-from pydantic import BeforeValidator, ConfigDict, Field, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 
 from rsprune.errors import ConfigError
@@ -46,6 +55,21 @@ def _mask(value: Any) -> Any:
     from rsprune.sources.masks import parse
 
     return str(parse(value)) if isinstance(value, str) else value
+
+
+def _absolute_file(value: str | None) -> str | None:
+    return None if value is None else absolute(value)
+
+
+def _absolute_encoder(value: str) -> str:
+    """The name of an encoder with the path in it, if there is one, made absolute."""
+    kind, _, argument = value.partition(":")
+    before, _, last = argument.rpartition(":")
+    if (kind == "onnx" and argument) or (kind == "hf" and Path(argument).expanduser().is_dir()):
+        return f"{kind}:{absolute(argument)}"
+    if kind in ("open_clip", "timm") and before and Path(last).expanduser().is_file():
+        return f"{kind}:{before}:{absolute(last)}"
+    return value
 
 
 Bands = Annotated[tuple[Annotated[int, Field(ge=1)], ...], BeforeValidator(_numbers)]
@@ -105,8 +129,10 @@ class ScoreConfig:
 
 @dataclass(frozen=True, config=STRICT)
 class EmbedConfig:
-    encoder: str = Field("lite0", description="Network that describes images.")
-    embeddings: str | None = Field(
+    encoder: Annotated[str, AfterValidator(_absolute_encoder)] = Field(
+        "lite0", description="What describes images: lite0, rcf, onnx:PATH, hf:NAME and others."
+    )
+    embeddings: Annotated[str | None, AfterValidator(_absolute_file)] = Field(
         None, description=".npy or .parquet, a row per image, instead of an encoder."
     )
     batch_size: int = Field(32, ge=1, description="Images that the encoder is given at once.")
@@ -126,7 +152,7 @@ class FilterConfig:
     # Of 4,509 clean Sentinel-2, Landsat and Blue Marble tiles of 64 px none is below 0.15; with noise of sigma 60 of
     # 255, 99.4 % are below 0.1, with sigma 20 88 %.
     autocorrelation_min: float = Field(0.1, description="Drop as noise below this neighbour correlation.")
-    # None of those tiles is above 0.26. Mostly empty tiles are whose empty pixels are 0 and not declared as nodata.
+    # None of those tiles is above 0.33. Mostly empty tiles are whose empty pixels are 0 and not declared as nodata.
     saturated_max: float = Field(
         0.5, ge=0, le=1, description="Drop above this share of pixels at the ends of the scale."
     )
@@ -186,9 +212,9 @@ class SelectConfig:
     )
     # The root keeps twice as much of the rarest scene; less takes more from the common ones.
     scene_alpha: float = Field(0.5, description="Seats of a scene grow with its size to this power.")
-    # Broken images often resemble no scene; 0 would give up scenes that the reference lacks.
+    # Broken images often resemble no scene; less than this would starve a sensor that the reference does not cover.
     unknown: float = Field(
-        0.25,
+        0.5,
         ge=0,
         description="Most seats of images of no known scene, in shares of what their number gives.",
     )
@@ -275,8 +301,16 @@ def source_values(text: str) -> dict[str, Any]:
     return {"path": absolute(path), "name": name or Path(absolute(path)).stem}
 
 
+def source_scheme(path: str) -> str:
+    """SCHEME of a source ``SCHEME:REST`` that a plug-in reads, "" for a path of the file system."""
+    scheme = re.match(r"([a-z][a-z0-9+.-]+):", path)
+    return scheme[1] if scheme and not Path(path).exists() else ""
+
+
 def absolute(path: str) -> str:
     """The path as a run remembers it, so that it can be continued from any folder."""
+    if source_scheme(path):
+        return path
     text = str(Path(path).expanduser().absolute())
     try:
         text.encode()

@@ -256,6 +256,7 @@ def _settings(run: Run, columns: Mapping[str, np.ndarray]) -> list[tuple[str, st
         rule = f"lowest {100 * s.filter.entropy_drop:.3g} % dropped"
     automatic = s.cluster.n_clusters is None
     uniform = s.select.alpha == s.select.beta == 0
+    excluded = [Path(e).name for e in s.select.exclude_from] + ["the reference"] * s.select.exclude_reference
     close = s.select.near_duplicate
     ground = f"more than {100 * s.select.spatial_overlap:g} % of the ground, within {s.select.duplicate_days:g} days"
     return [
@@ -277,6 +278,8 @@ def _settings(run: Run, columns: Mapping[str, np.ndarray]) -> list[tuple[str, st
             "uniform over clusters" if uniform else f"size^{s.select.alpha:g} · spread^{s.select.beta:g}",
         ),
         ("ranking", s.select.rank),
+        ("strata", ", ".join(s.select.stratify) or "none"),
+        ("excluded", ", ".join(excluded) or "no set"),
     ]
 
 
@@ -328,7 +331,7 @@ def _duplicate_groups(run: Run, columns: Mapping[str, np.ndarray]) -> list[tuple
     copies = np.flatnonzero([name is not None for name in stays])
     named = set(stays[copies])
     row_of = {name: i for i, name in enumerate(columns["id"]) if name in named}
-    leader = {i: row_of[stays[i]] for i in copies}
+    leader = {i: row_of[stays[i]] for i in copies if stays[i] in row_of}
     groups: dict[int, list[int]] = {}
     for i, first in sorted(leader.items()):
         groups.setdefault(first, []).append(i)

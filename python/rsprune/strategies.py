@@ -215,7 +215,7 @@ def rsprune(
     seed: int,
     *,
     scene_alpha: float | None = 0.5,
-    unknown: float = 0.25,
+    unknown: float = 0.5,
     alpha: float = 1.0,
     beta: float = 1.0,
     rank: str = "herding",

@@ -142,7 +142,10 @@ def encoder_files(name: str) -> list[Path]:
     kind, _, argument = name.partition(":")
     last = argument.rpartition(":")[2]
     if kind == "onnx":
-        return [p for p in (Path(argument), Path(f"{argument}.toml")) if p.exists() or not p.suffix == ".toml"]
+        # Weights outside the file and our description of it are called as it is, and more.
+        path = Path(argument)
+        beside = path.parent.iterdir() if path.parent.is_dir() else ()
+        return [path, *sorted(p for p in beside if p.name.startswith(path.name) and p != path)]
     if kind == "hf" and Path(argument).is_dir():
         return sorted(p for p in Path(argument).iterdir() if p.is_file())
     if kind in ("open_clip", "timm") and Path(last).is_file():

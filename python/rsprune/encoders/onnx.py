@@ -6,6 +6,7 @@ How it wants its images stands in the model's metadata or, taking precedence, in
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from rsprune.encoders import check_rgb
+from rsprune.encoders import check_rgb, encoder_files
 from rsprune.encoders.packaged import sha256
 from rsprune.encoders.preprocess import Preprocessing, padded, pooled, side_lengths
 from rsprune.errors import ConfigError
@@ -40,7 +41,9 @@ class OnnxModel:
         try:
             self._session = onnxruntime.InferenceSession(path, options, providers=_providers(self.device))
         except Exception as e:  # onnxruntime has a class of its own for every reason
-            raise ConfigError(f"{path} is not an ONNX model that can be run: {str(e).splitlines()[0]}") from None
+            raise ConfigError(
+                f"{path} is not an ONNX model that can be run: {str(e).splitlines()[0]}"
+            ) from None
         stated = self._stated()
         self._input, self.bands, self.group, size = self._shape(stated)
         self.preprocessing = Preprocessing(
@@ -60,8 +63,9 @@ class OnnxModel:
 
     @cached_property
     def weight_hash(self) -> str:
-        """SHA-256 of the file."""
-        return sha256(self.path)
+        """SHA-256 of the file and those beside it that belong to it."""
+        files = encoder_files(self.name)
+        return hashlib.sha256("".join(map(sha256, files)).encode()).hexdigest()
 
     def check_bands(self, bands: Mapping[str, int]) -> None:
         """Raises `ConfigError` naming a source with other bands than the network has."""
@@ -104,7 +108,12 @@ class OnnxModel:
         """Name, bands, images per pass, and height and width of the input."""
         inputs = self._session.get_inputs()
         shape = inputs[0].shape
-        if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(shape) != 4 or type(shape[1]) is not int:
+        if (
+            len(inputs) != 1
+            or inputs[0].type != "tensor(float)"
+            or len(shape) != 4
+            or type(shape[1]) is not int
+        ):
             found = "; ".join(f"{i.name} {i.type} {i.shape}" for i in inputs)
             raise ConfigError(
                 f"{self.path} must have one input, float32 [N, C, h, w] with a fixed C, it has {found}"
@@ -128,7 +137,9 @@ class OnnxModel:
             )
         if len(value) != self.bands or (key == "std" and min(value) <= 0):
             positive = "positive " if key == "std" else ""
-            raise ConfigError(f"{key} of {self.path} must be {self.bands} {positive}numbers, it is {list(value)}")
+            raise ConfigError(
+                f"{key} of {self.path} must be {self.bands} {positive}numbers, it is {list(value)}"
+            )
         return tuple(value)
 
 
@@ -152,16 +163,16 @@ def _toml(path: Path) -> dict[str, Any]:
 
 
 def _checked(key: str, value: Any) -> Any:
-    number = (int,) if key == "size" else (int, float)
     if key == "output":
-        if isinstance(value, str):
-            return value
-    elif key == "size" and isinstance(value, int) and value > 0:
-        return value
-    elif isinstance(value, list) and all(type(v) in number for v in value):
-        if key != "size" or (len(value) == 2 and min(value) > 0):
-            return value
-    raise ValueError(f"{key} is {value!r}")
+        usable = isinstance(value, str)
+    elif key == "size":
+        sides = value if isinstance(value, list) and len(value) == 2 else [value]
+        usable = all(type(side) is int and side > 0 for side in sides)
+    else:
+        usable = isinstance(value, list) and all(type(v) in (int, float) for v in value)
+    if not usable:
+        raise ValueError(f"{key} is {value!r}")
+    return value
 
 
 def _device(device: str, available: Sequence[str]) -> str:
@@ -181,4 +192,8 @@ def _device(device: str, available: Sequence[str]) -> str:
 
 def _providers(device: str) -> list[Any]:
     kind, _, index = device.partition(":")
-    return ["CPUExecutionProvider"] if kind == "cpu" else [("CUDAExecutionProvider", {"device_id": index or "0"})]
+    return (
+        ["CPUExecutionProvider"]
+        if kind == "cpu"
+        else [("CUDAExecutionProvider", {"device_id": index or "0"})]
+    )

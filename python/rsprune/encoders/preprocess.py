@@ -11,7 +11,8 @@ from PIL import Image
 
 from rsprune.encoders import checked_image, rgb_bands
 
-RESAMPLING = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}  # Pillow's numbers
+# Pillow's numbers.
+RESAMPLING = {"nearest": 0, "lanczos": 1, "bilinear": 2, "bicubic": 3, "box": 4, "hamming": 5}
 
 
 @dataclass(frozen=True)
@@ -38,10 +39,8 @@ class Preprocessing:
         if planes.shape[2] != bands:
             raise ValueError(f"images must have {bands} bands, got {planes.shape[2]}")
         height, width = self.size
-        resized = [
-            np.asarray(Image.fromarray(np.ascontiguousarray(planes[:, :, c])).resize((width, height), self.resample))
-            for c in range(bands)
-        ]
+        bands_of = (Image.fromarray(np.ascontiguousarray(planes[:, :, c])) for c in range(bands))
+        resized = [np.asarray(band.resize((width, height), self.resample)) for band in bands_of]
         x = np.stack(resized).astype(np.float32) / np.float32(255)
         mean, std = (np.array(v, np.float32)[:, None, None] for v in (self.mean, self.std))
         return (x - mean) / std

@@ -29,6 +29,8 @@ def load_state(path: Path, encoder: str) -> dict[str, np.ndarray]:
             whose = json.loads((file.metadata() or {})["rsprune"])["encoder"]
             if whose != encoder:
                 raise ValueError(f"it is of {whose}")
-            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118: not a mapping
+            return {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, KeyError, TypeError, ValueError) as e:
-        raise ConfigError(f"{path} is not the state of the encoder {encoder} ({e}): run 'rsprune embed' again") from None
+        raise ConfigError(
+            f"{path} is not the state of the encoder {encoder} ({e}): run 'rsprune embed' again"
+        ) from None

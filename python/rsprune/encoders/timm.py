@@ -25,7 +25,9 @@ def load(argument: str, *, device: str) -> TorchModel:
     name = f"timm:{argument}"
     arch, _, path = (argument, "", "") if argument.startswith(SCHEMAS) else argument.partition(":")
     if path and not Path(path).is_file():
-        raise ConfigError(f"there is no file {path}: give timm:{arch}:FILE, or timm:{arch} for timm's weights")
+        raise ConfigError(
+            f"there is no file {path}: give timm:{arch}:FILE, or timm:{arch} for timm's weights"
+        )
     weights = load_weights(Path(path)) if path else None
     try:
         network = timm.create_model(arch, pretrained=not path, num_classes=0)

@@ -38,8 +38,8 @@ class TorchModel:
 
     @cached_property
     def weight_hash(self) -> str:
-        """SHA-256 of names and values of all weights."""
-        digest = hashlib.sha256()
+        """SHA-256 of how images are prepared, and of names and values of all weights."""
+        digest = hashlib.sha256(repr(self.preprocessing).encode())
         for name, value in sorted(self.network.state_dict().items()):
             digest.update(name.encode())
             digest.update(np.ascontiguousarray(value.cpu().numpy()).data)

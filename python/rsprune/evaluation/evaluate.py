@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -93,8 +95,6 @@ def evaluate(
 def _extractor(paths: dict[str, str], settings: EvaluateConfig, device: str) -> Encoder | None:
     matrices = [path for path in paths.values() if is_matrix(path)]
     if not matrices:
-        from pathlib import Path
-
         from rsprune.evaluation.extractors import load_extractor
 
         weights = Path(settings.weights) if settings.weights else None
@@ -104,6 +104,10 @@ def _extractor(paths: dict[str, str], settings: EvaluateConfig, device: str) -> 
         raise ConfigError(
             f"{matrices[0]} holds features and {images[0]} images, and nothing says that one extractor made both: "
             "give images for all, or features for all"
+        )
+    if settings != replace(settings, extractor=EvaluateConfig().extractor, weights=None, resize=None):
+        raise ConfigError(
+            "features are given, so there is nothing to extract: leave out --extractor, --weights and --resize"
         )
     return None
 

@@ -85,14 +85,17 @@ def _fit(x: np.ndarray, rows: np.ndarray | None = None) -> _Gaussian:
     """Mean and covariance of the rows of x, all of them if not given, summed in float64."""
     n, d = len(x) if rows is None else len(rows), x.shape[1]
     pick = (lambda part: x[part]) if rows is None else (lambda part: x[rows[part]])
-    mean = sum(pick(part).sum(axis=0, dtype=np.float64) for part in blocks(n)) / n
-    covariance = np.zeros((d, d))
+    # One pass, as rows are costly to gather; near the mean, differences of large sums keep their digits.
+    origin = pick(next(blocks(n))).mean(axis=0, dtype=np.float64)
+    total, products = np.zeros(d), np.zeros((d, d))
     for part in blocks(n):
-        centred = pick(part) - mean
-        covariance += centred.T @ centred
-    values, vectors = np.linalg.eigh(covariance / (n - 1))
+        centred = pick(part) - origin
+        total += centred.sum(axis=0)
+        products += centred.T @ centred
+    mean = total / n
+    values, vectors = np.linalg.eigh((products - n * np.outer(mean, mean)) / (n - 1))
     values = np.maximum(values, 0)
-    return _Gaussian(mean, vectors * np.sqrt(values), float(values.sum()))
+    return _Gaussian(origin + mean, vectors * np.sqrt(values), float(values.sum()))
 
 
 def _distance(a: _Gaussian, b: _Gaussian) -> float:

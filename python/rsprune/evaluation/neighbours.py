@@ -6,7 +6,11 @@ float32 find the few pairs that may; those within the rounding error of a radius
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from threading import Lock
+from typing import TypeVar
 
 import numpy as np
 
@@ -15,6 +19,9 @@ from rsprune.evaluation.features import Array, as_pair, blocks
 BLOCK = 1024  # points on either side of a product
 SPARE = 4  # neighbours beyond k that are measured exactly, as float32 may order them otherwise
 PAIRS = 8192  # measured exactly at once
+
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -78,19 +85,22 @@ def prdc(samples: Array, reference: Array, *, k: int = 5) -> PRDC:
     origin = y.mean(axis=0, dtype=np.float64)
     ours, theirs = _Points(x, origin), _Points(y, origin)
     our_radii, their_radii = _squared_radii(ours, k), _squared_radii(theirs, k)
-    balls_around = np.zeros(len(x), np.int64)  # balls of the reference around each sample
     covered, recalled = np.zeros(len(y), bool), np.zeros(len(y), bool)
-    for part in blocks(len(y), BLOCK):
+
+    def count(part: slice) -> np.ndarray:
+        """Balls of these reference images around each sample."""
+        balls = np.zeros(len(x), np.int64)
         for others in blocks(len(x), BLOCK):
             near = theirs.closeness(part, ours, others)
             error = theirs.rounding(part, ours, others)
-            for radii, own in ((their_radii[part, None], True), (our_radii[None, others], False)):
-                i, j = _inside(near, radii, error, theirs.x[part], ours.x[others])
-                if own:
-                    balls_around[others] += np.bincount(j, minlength=near.shape[1])
-                    covered[part.start + i] = True
-                else:
-                    recalled[part.start + i] = True
+            i, j = _inside(near, their_radii[part, None], error, y[part], x[others])
+            balls[others] = np.bincount(j, minlength=near.shape[1])
+            covered[part.start + i] = True
+            i, _ = _inside(near, our_radii[None, others], error, y[part], x[others])
+            recalled[part.start + i] = True
+        return balls
+
+    balls_around = sum(_in_threads(count, blocks(len(y), BLOCK)))
     return PRDC(
         precision=float((balls_around > 0).mean()),
         recall=float(recalled.mean()),
@@ -124,16 +134,22 @@ def _squared_radii(points: _Points, k: int) -> np.ndarray:
     keep = min(k + SPARE, n - 1)
     value = np.full((n, keep), -np.inf, np.float32)
     index = np.zeros((n, keep), np.int64)
-    for part in blocks(n, BLOCK):
+    lock = Lock()
+
+    def compare(part: slice) -> None:
         for others in blocks(n, BLOCK):
             if others.start < part.start:
                 continue  # distances are symmetric
             near = points.closeness(part, points, others)
-            if others == part:
-                np.fill_diagonal(near, -np.inf)
-            _keep_nearest(value[part], index[part], near, others.start)
-            if others != part:
-                _keep_nearest(value[others], index[others], near.T, part.start)
+            with lock:
+                if others == part:
+                    np.fill_diagonal(near, -np.inf)
+                else:
+                    _keep_nearest(value[others], index[others], near.T, part.start)
+                _keep_nearest(value[part], index[part], near, others.start)
+
+    for _ in _in_threads(compare, blocks(n, BLOCK)):
+        pass
     radii = np.empty(n)
     for part in blocks(n, PAIRS // keep + 1):
         exact = _squared_distances(points.x[part, None], points.x[index[part]])
@@ -180,3 +196,15 @@ def _where_above(near: np.ndarray, bound: np.ndarray) -> tuple[np.ndarray, np.nd
 def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Over the last axis, in float64."""
     return np.square(np.subtract(x, y, dtype=np.float64)).sum(axis=-1)
+
+
+def _in_threads(function: Callable[[slice], R], parts: Iterable[slice]) -> Iterator[R]:
+    """Results over `parts`, in as many threads as matrix products would use (``OMP_NUM_THREADS``)."""
+    from threadpoolctl import threadpool_info, threadpool_limits
+
+    threads = max(
+        (pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1
+    )
+    # Not left to the products: everything but them would run in one thread.
+    with threadpool_limits(1, "blas"), ThreadPoolExecutor(threads) as executor:
+        yield from executor.map(function, parts)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from rsprune.config import SourceConfig
+from rsprune import plugins
+from rsprune.config import SourceConfig, source_scheme
+from rsprune.errors import ConfigError
 from rsprune.sources.bands import harmonise
 from rsprune.sources.base import Source
 
@@ -10,7 +12,7 @@ __all__ = ["harmonise", "open_source"]
 
 
 def open_source(config: SourceConfig, *, prefix: str = "") -> Source:
-    """The collection at `config.path`.
+    """The collection at `config.path`, or what an installed package reads as ``SCHEME:REST``.
 
     Args:
         config: where the collection lies, how it is cut into windows, which bands it gives.
@@ -19,6 +21,15 @@ def open_source(config: SourceConfig, *, prefix: str = "") -> Source:
     Raises:
         ConfigError: nothing is there.
     """
+    if scheme := source_scheme(config.path):
+        plugin = plugins.find(plugins.SOURCES, scheme)
+        if plugin is None:
+            added = ", ".join(f"{name}:" for name in plugins.names(plugins.SOURCES)) or "none"
+            raise ConfigError(
+                f"there is no file or folder {config.path}, and no installed package reads '{scheme}:' "
+                f"(those that are read: {added})"
+            )
+        return plugin(config, prefix=prefix)
     from rsprune.sources.folder import FolderSource
 
     return FolderSource(config, prefix=prefix)

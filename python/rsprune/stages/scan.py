@@ -22,6 +22,7 @@ from rsprune.reading import COLUMNS, item_of, open_sources
 from rsprune.run import digest, write_json, write_table
 from rsprune.sources import harmonise, ids
 from rsprune.sources.base import Image, Item, Source
+from rsprune.sources.masks import parse
 from rsprune.stages.job import Job
 
 RADIOMETRY_SAMPLE = 256  # images of a source that its percentiles are estimated on
@@ -50,7 +51,7 @@ def scan_images(job: Job) -> None:
     listed = [zip(itertools.repeat(i), source.items()) for i, source in enumerate(open_sources(configs))]
     items = list(heapq.merge(*listed, key=lambda pair: pair[1].id))
     settings = job.settings.scan
-    with job.stage("scan", [asdict(c) for c in configs], settings.part_size, _listing(items)) as todo:
+    with job.stage("scan", [asdict(c) for c in configs], settings.part_size, _listing(items, configs)) as todo:
         if todo:
             size = settings.part_size
             chunks = [items[start : start + size] for start in range(0, len(items), size)]
@@ -62,18 +63,20 @@ def scan_images(job: Job) -> None:
     check_readable(settings, job.run.table("scan", ["id", "error"]))
 
 
-def _listing(items: Sequence[tuple[int, Item]]) -> str:
-    """Changes when an image is added, removed, resized or touched."""
+def _listing(items: Sequence[tuple[int, Item]], configs: Sequence[SourceConfig]) -> str:
+    """Changes when an image or its mask is added, removed, resized or touched."""
 
-    @lru_cache(maxsize=1)
-    def stat(uri: str) -> Any:
+    @lru_cache(maxsize=2)
+    def stat(path: str) -> Any:
         try:
-            s = Path(ids.decode(uri)).stat()
+            s = Path(path).stat()
         except OSError:
             return None
         return s.st_size, s.st_mtime_ns
 
-    return digest([(item.id, stat(item.uri)) for _, item in items])
+    masks = [parse(c.mask) if c.mask else None for c in configs]
+    files = [(item.id, ids.decode(item.uri), masks[i]) for i, item in items]
+    return digest([(id, stat(path), stat(mask.path(path)) if mask else None) for id, path, mask in files])
 
 
 def _scan_part(task: tuple[Path, Sequence[SourceConfig], Sequence[tuple[int, Item]]]) -> int:

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from safetensors import safe_open
+from threadpoolctl import threadpool_limits
 
 from rsprune import duplicates, strata
 from rsprune.errors import BudgetError
@@ -32,7 +33,9 @@ def select_images(job: Job) -> None:
     inputs = [asdict(settings.select), asdict(settings.filter), settings.seed, run.fingerprint("cluster")]
     with job.stage("select", *inputs, *(e.fingerprint for e in exclusions)) as todo:
         if todo:
-            _select(job, budget, exclusions)
+            # Its many small products are slower on several threads, which may also round otherwise.
+            with threadpool_limits(1):
+                _select(job, budget, exclusions)
     kept = pc.sum(run.decisions["kept"]).as_py() or 0
     if kept == 0:
         reasons = ", ".join(f"{n} {r}" for r, n in _counts(run).items())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import fields
 from importlib.util import find_spec
@@ -70,9 +71,14 @@ def train(data: Data = None, *, output: Output, flags: dict[str, Any]) -> None:
     terminal = Terminal(quiet=flags["quiet"] or flags["as_json"], as_json=flags["as_json"])
     from rsprune.training.train import train as train_model
 
-    state = train_model(
-        settings, output, device=_device(flags), overwrite=flags["overwrite"], say=terminal.say
-    )
+    device = _device(flags)
+    if device.startswith("cuda:"):
+        raise ConfigError(
+            f"training takes the first GPU it sees: set CUDA_VISIBLE_DEVICES={device[5:]} instead"
+        )
+    state = train_model(settings, output, device=device, overwrite=flags["overwrite"], say=terminal.say)
+    if os.environ.get("RANK", "0") != "0":  # one of several processes: the first one speaks
+        return
     said = f"{state['step']:,} steps, {state['images_seen']:,} images seen: {output}"
     terminal.result({"output": str(output), **state}, said)
 

@@ -52,7 +52,7 @@ class TrainConfig:
         None, description="JSON file with arguments of the diffusers model, over the preset's."
     )
     pixel_unshuffle: int = Field(
-        1, ge=1, description="Fold K x K pixels into channels first: 2 is 2 to 3 times faster."
+        1, ge=1, description="Fold K x K pixels into channels first: 2 is 3 times faster."
     )
     objective: Literal["flow", "ddpm"] = Field("flow", description="Flow matching, or DDPM.")
     prediction_type: Literal["epsilon", "v_prediction", "sample"] = Field(

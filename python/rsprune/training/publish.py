@@ -16,6 +16,7 @@ from rsprune.run import write_atomic, write_json
 from rsprune.training import pipeline
 from rsprune.training.checkpoint import os_errors, staged
 from rsprune.training.config import TrainConfig
+from rsprune.training.log import read
 from rsprune.training.models import FOLDERS
 from rsprune.training.pool import Pool
 
@@ -100,6 +101,28 @@ def write_grid(path: Path, images: np.ndarray) -> None:
     picture = Image.fromarray(sheet.reshape(rows * (h + 2), columns * (w + 2), 3))
     path.parent.mkdir(exist_ok=True)
     write_atomic(path, lambda f: picture.save(f, format="PNG"))
+
+
+def write_curve(output: Path) -> None:
+    """Draws the losses in ``log.jsonl``, and their running mean, as ``samples/loss.png``."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    losses = np.array([line["loss"] for line in read(output)])
+    if not len(losses):
+        return
+    window = max(1, len(losses) // 50)
+    mean = np.convolve(losses, np.ones(window) / window, mode="valid")
+    figure = Figure(figsize=(6, 3), layout="constrained")
+    axes = FigureCanvasAgg(figure).figure.subplots()
+    axes.plot(np.arange(1, len(losses) + 1), losses, lw=0.5, alpha=0.4, label="loss")
+    axes.plot(np.arange(window, len(losses) + 1), mean, label=f"mean of {window} steps")
+    # From above the first steps, which are far off the rest.
+    axes.set(xlabel="step", ylabel="loss", ylim=(0, 1.3 * np.quantile(losses, 0.95)))
+    axes.legend()
+    path = output / "samples" / "loss.png"
+    path.parent.mkdir(exist_ok=True)
+    write_atomic(path, lambda f: figure.savefig(f, format="png", dpi=120))
 
 
 def read_index(folder: Path) -> dict[str, Any]:

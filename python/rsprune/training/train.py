@@ -120,7 +120,6 @@ def train(
             stack.callback(log.close)
 
         def save(step: int) -> None:
-            state.update(step=step, images_seen=step * per_step)
             tensors = {
                 "model": model.state_dict(),
                 "optimizer": checkpoint.optimizer_tensors(optimizer, model),
@@ -128,6 +127,9 @@ def train(
             }
             checkpoint.save(output, step, tensors, state)
             checkpoint.prune(output, settings.checkpoints_total_limit)
+            publish_model()
+
+        def publish_model() -> None:
             publish.write_model(
                 output, ema.model if ema else model, objective.scheduler, settings, pool.names
             )
@@ -148,6 +150,7 @@ def train(
             wish = SampleConfig(n=settings.validation_images, seed=settings.seed)
             images = np.concatenate(list(draw(pipe, wish)))
             publish.write_grid(output / "samples" / f"step-{step:06d}.png", images)
+            publish.write_curve(output)
             model.train()
 
         pending: list[tuple[float, torch.Tensor, torch.Tensor]] = []
@@ -169,6 +172,8 @@ def train(
             pending.clear()
             return values[-1][0]
 
+        if main and start == settings.max_train_steps:  # killed after the last checkpoint, before this
+            publish_model()
         model.train()
         began = said = time.monotonic()
         for step in range(start + 1, settings.max_train_steps + 1):
@@ -208,6 +213,7 @@ def train(
                         f"step {step:,} of {settings.max_train_steps:,}, loss {shown:.4f}, "
                         f"{speed:.0f} images/s, about {left:.0f} s left"
                     )
+            state.update(step=step, images_seen=step * per_step)
             if main and checkpoints:
                 save(step)
             if main and draws:
