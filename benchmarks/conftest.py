@@ -11,19 +11,10 @@ from typing import Any
 
 import pytest
 
-from rsprune import _C, engine
+from rsprune import _C, __version__, engine
 
 collect_ignore = ["bench_training.py"]  # a program of its own
-PACKAGES = (
-    "rsprune",
-    "numpy",
-    "scikit-learn",
-    "scikit-image",
-    "faiss-cpu",
-    "cleanvision",
-    "simplejpeg",
-    "pillow",
-)
+PACKAGES = ("numpy", "scikit-learn", "scikit-image", "faiss-cpu", "cleanvision", "simplejpeg", "pillow")
 FEATURES = (
     "sse4_2",
     "avx",
@@ -56,7 +47,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, Any]:
     """No host name, no user, no path."""
     cpu = _cpu()
-    versions = {}
+    versions = {"rsprune": __version__}
     for name in PACKAGES:
         try:
             versions[name] = metadata.version(name)

@@ -18,6 +18,7 @@ from typing import Any
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "benchmarks.md"
 LIMITS = ("copy", "sgemm", "decode only")  # what no implementation can beat, or not without leaving float32
+BUSY = 0.3  # of its cores, from which on a machine is too busy to be measured
 KNOWN = ("isa", "unit", "rounds")
 
 
@@ -58,9 +59,15 @@ def page(results: dict[str, Any]) -> str:
         "machine gives to a plain copy, to a matrix product (sgemm), or to decoding alone; *times* is our rate "
         "over theirs.",
         f"**Machine**: {machine['cpu']} ({machine['family']}), {machine['cores']} cores, {machine['system']} "
-        f"{machine['machine']}; {' '.join(machine['features'])}. Load when it began: {machine['load']}.",
+        f"{machine['machine']}; {' '.join(machine['features'])}.",
         f"**Versions**: Python {machine['python']}, {versions}.",
     ]
+    if machine["load"] > BUSY * machine["cores"]:
+        parts.append(
+            f"**Not a quiet machine**: its load was {machine['load']} on {machine['cores']} cores when this began. Rates "
+            "are too low, those on several threads most of all; only the ratios within a row mean something. "
+            "Run `make bench` on an idle machine."
+        )
     for file, records in sections.items():
         parts.append(f"## {_title(file)}")
         parts.append("\n".join(_table(records)))

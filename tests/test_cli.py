@@ -229,7 +229,9 @@ def test_more_than_there_are_cannot_be_kept(rsprune, tmp_path):
     line = ["run", root, "-o", tmp_path / "run", "--embeddings", x, "-q"]
     code, _, said = rsprune(*line, "--n", 10)
     assert (code, said) == (4, "rsprune: 10 images are to be kept but only 9 can be read: lower --n\n")
-    code, _, said = rsprune("run", root, "-o", tmp_path / "run", "--embeddings", x, "--n", 9, "--entropy-drop", 0.2)
+    code, _, said = rsprune(
+        "run", root, "-o", tmp_path / "run", "--embeddings", x, "--n", 9, "--entropy-drop", 0.2
+    )
     assert code == 0
     assert "9 images were asked for, but only 8 pass the filters: all of them are kept" in said
 

@@ -47,7 +47,9 @@ def test_rgb_bands_refuses_to_guess(bands):
 
 
 def test_unknown_encoder_lists_what_exists():
-    with pytest.raises(ConfigError, match=r"no encoder 'resnet': give one of lite0, or .* --embeddings"):
+    with pytest.raises(
+        ConfigError, match=r"no encoder 'resnet': give one of lite0, rcf, onnx:PATH, .* or .* --embeddings"
+    ):
         load_encoder("resnet")
 
 

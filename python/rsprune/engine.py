@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -54,7 +55,12 @@ def map_parts(function: Callable[[T], R], tasks: Sequence[T], workers: int) -> I
         return
     from joblib import Parallel, delayed, parallel_config
 
-    with parallel_config("loky", n_jobs=min(workers, len(tasks)), inner_max_num_threads=1):
+    with (
+        warnings.catch_warnings(),
+        parallel_config("loky", n_jobs=min(workers, len(tasks)), inner_max_num_threads=1),
+    ):
+        # It replaces a worker whose memory has grown, as an encoder makes it grow: nothing is lost by that.
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
         yield from Parallel(return_as="generator")(
             delayed(_in_worker)(function, task, os.getpid()) for task in tasks
         )

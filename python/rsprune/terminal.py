@@ -66,7 +66,9 @@ class Terminal:
             if now - said > LINE_EVERY and so_far < images:
                 said, rate = now, so_far / (now - started)
                 left = (images - so_far) / rate
-                self.say(f"{description}: {so_far:,} of {images:,}, {rate:.0f} images/s, about {left:.0f} s left")
+                self.say(
+                    f"{description}: {so_far:,} of {images:,}, {rate:.0f} images/s, about {left:.0f} s left"
+                )
             yield n
 
     def summary(self, run: Run) -> None:

@@ -39,15 +39,17 @@ class RandomConvolutions:
 
     def fit(self, images: Iterable[np.ndarray], seed: int) -> dict[str, np.ndarray]:
         """Filters [size, size, C, F] float32 and offsets [F] for pixels of 0 to 255, F at most `filters`."""
-        x, mean, std = self._drawn(images, np.random.default_rng(seed))
+        patches, mean, std = self._drawn(images, np.random.default_rng(seed))
+        # Flat patches would give filters that see colour only, and the same one many times.
+        textured = np.flatnonzero((patches != patches[:, :1]).any(axis=(1, 2)))
+        x = ((patches - mean) / std).reshape(len(patches), -1)
         x -= x.mean(axis=1, keepdims=True)
         length = np.linalg.norm(x, axis=1, keepdims=True)
-        x /= np.where(length > 0, length, 1)
+        x /= np.where(length > 1e-6, length, 1)  # of equal numbers a rounding error is left
         values, vectors = np.linalg.eigh(x.T @ x / len(x))
         whitening = (vectors / (np.maximum(values, 0) + WHITENING)) @ vectors.T
         # The first patch of every image, then the second: filters of as many images as possible.
-        textured = np.flatnonzero(length[:, 0] > 0)
-        chosen = x[textured[: self.filters]] if len(textured) else np.zeros((1, x.shape[1]))
+        chosen = x[textured if len(textured) else slice(None)][: self.filters]
         filters = (chosen @ whitening).reshape(len(chosen), self.size, self.size, -1) / std
         offsets = -(filters * mean).sum(axis=(1, 2, 3))
         return {
@@ -109,7 +111,7 @@ class RandomConvolutions:
     def _drawn(
         self, images: Iterable[np.ndarray], rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Standardised patches [n, D] of all images, the first of each first; band means and deviations [C]."""
+        """Patches [n, size * size, C] of all images, the first of each first; band means and deviations [C]."""
         drawn, moments = [], []
         for image in images:
             windows = self._windows(checked_image(image))
@@ -119,7 +121,7 @@ class RandomConvolutions:
                     f"and {windows.shape[-1]}: choose them with --bands"
                 )
             y, x = (rng.integers(0, n, self.patches) for n in windows.shape[:2])
-            drawn.append(windows[y, x].astype(np.float64))
+            drawn.append(windows[y, x].reshape(self.patches, -1, image.shape[2]))
             pixels = image.reshape(-1, image.shape[2])
             moments.append([pixels.mean(axis=0), np.square(pixels, dtype=np.float64).mean(axis=0)])
         if not drawn:
@@ -128,4 +130,4 @@ class RandomConvolutions:
         std = np.sqrt(np.maximum(square - mean**2, 0))
         std[std < 1e-3] = 1  # a band without contrast; 8-bit values are whole numbers
         patches = np.stack(drawn, axis=1).reshape(-1, *drawn[0].shape[1:])
-        return ((patches - mean) / std).reshape(len(patches), -1), mean, std
+        return patches, mean, std

@@ -74,9 +74,7 @@ def cluster_images(job: Job) -> None:
             _cluster(job, references, others)
 
 
-def _cluster(
-    job: Job, references: list[PreparedReference], others: dict[str, list[RawFeatures]]
-) -> None:
+def _cluster(job: Job, references: list[PreparedReference], others: dict[str, list[RawFeatures]]) -> None:
     run, settings, seed = job.run, job.settings.cluster, job.settings.seed
     pool = Pool.of(run)
     keys = content_key(pool.hashes, seed)

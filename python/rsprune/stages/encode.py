@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from threadpoolctl import threadpool_limits
 
 from rsprune.encoders import Encoder, LearntEncoder, check_bands, load_encoder
 from rsprune.encoders.packaged import sha256
@@ -58,7 +59,8 @@ def learn(job: Job, name: str, state: Path) -> Encoding:
     if not state.exists():
         sample = sample_rows(run, encoder.fit_images, job.settings.seed)
         state.parent.mkdir(parents=True, exist_ok=True)
-        save_state(state, name, encoder.fit(_images(run, sample), job.settings.seed))
+        with threadpool_limits(1):  # as in the parts: the number of threads changes the last bits
+            save_state(state, name, encoder.fit(_images(run, sample), job.settings.seed))
     return Encoding(name, job.device, state, sha256(state))
 
 

@@ -40,7 +40,9 @@ class Job:
         """Numbers of the parts that stage `name` has not written yet."""
         return [k for k in range(self.run.n_parts) if not self.run.part(name, k).exists()]
 
-    def map(self, function: Callable[[Any], int], tasks: Sequence[Any], description: str, images: int) -> None:
+    def map(
+        self, function: Callable[[Any], int], tasks: Sequence[Any], description: str, images: int
+    ) -> None:
         """Runs `function`, which returns how many images it has done, over `tasks` on this job's workers."""
         for _ in self.progress(engine.map_parts(function, tasks, self.workers), description, images):
             pass

@@ -51,7 +51,9 @@ def scan_images(job: Job) -> None:
     listed = [zip(itertools.repeat(i), source.items()) for i, source in enumerate(open_sources(configs))]
     items = list(heapq.merge(*listed, key=lambda pair: pair[1].id))
     settings = job.settings.scan
-    with job.stage("scan", [asdict(c) for c in configs], settings.part_size, _listing(items, configs)) as todo:
+    with job.stage(
+        "scan", [asdict(c) for c in configs], settings.part_size, _listing(items, configs)
+    ) as todo:
         if todo:
             size = settings.part_size
             chunks = [items[start : start + size] for start in range(0, len(items), size)]
