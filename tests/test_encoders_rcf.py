@@ -75,7 +75,7 @@ def test_whitened_filters_answer_alike_in_all_directions():
         float
     )
     patches -= patches.mean(0)
-    values, vectors = np.linalg.eigh(np.cov(patches.T))
+    _, vectors = np.linalg.eigh(np.cov(patches.T))
     filters = fitted(images).fit(iter(images), 0)["filters"].reshape(108, -1)
     size = np.square(vectors.T @ filters).mean(1)
     raw = np.square(vectors.T @ patches[::50].T).mean(1)

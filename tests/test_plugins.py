@@ -68,7 +68,7 @@ def test_names_import_nothing(install):
         RspruneError, match=r"'a' of the package theirs cannot be loaded \(OSError: no licence\)"
     ):
         plugins.find(plugins.ENCODERS, "a")
-    with pytest.raises(ConfigError, match="no encoder 'c': give one of lite0, rcf, .*, a, b, or embeddings"):
+    with pytest.raises(ConfigError, match=r"no encoder 'c': give one of lite0, rcf, .*, a, b, or embeddings"):
         load_encoder("c")
 
 
