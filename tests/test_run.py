@@ -198,7 +198,9 @@ def wait_for(condition, seconds: float = 60) -> None:
 
 def test_ctrl_c_says_how_to_continue(finished, images, tmp_path):
     out = tmp_path / "run"
-    line = [sys.executable, "-c", "from rsprune.cli import main; main()", "run", str(images), "-o", str(out)]
+    # A shell's background job, as a test run may be, starts with the signal ignored.
+    code = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from rsprune.cli import main; main()"
+    line = [sys.executable, "-c", code, "run", str(images), "-o", str(out)]
     process = subprocess.Popen(
         [*line, "--workers", "2", *SETTINGS], stderr=subprocess.PIPE, text=True, start_new_session=True
     )
