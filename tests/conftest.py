@@ -20,3 +20,17 @@ def isa(request, monkeypatch):
     if request.param:
         monkeypatch.setenv("RSPRUNE_ISA", request.param)
     return request.param
+
+
+@pytest.fixture(name="rsprune")
+def command(capsys):
+    """Runs a command in this process: exit code, stdout, and what it said on stderr."""
+    from rsprune.cli import main
+
+    def call(*arguments: object) -> tuple[int, str, str]:
+        with pytest.raises(SystemExit) as done:
+            main([str(a) for a in arguments])
+        said = capsys.readouterr()
+        return done.value.code or 0, said.out, said.err
+
+    return call

@@ -13,21 +13,7 @@ import pytest
 from PIL import Image
 
 import collection
-from rsprune.cli import main
 from rsprune.run import Run
-
-
-@pytest.fixture
-def rsprune(capsys):
-    """Runs a command in this process: exit code, stdout, and what it said on stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as done:
-            main([str(a) for a in arguments])
-        said = capsys.readouterr()
-        return done.value.code or 0, said.out, said.err
-
-    return call
 
 
 def images(root: Path, n: int, *, size: int = 64, dtype: type = np.uint8, bands: int = 3) -> Path:

@@ -13,7 +13,6 @@ import pytest
 from PIL import Image
 
 from rsprune import config
-from rsprune.cli import main
 from rsprune.compare import compare
 from rsprune.errors import ConfigError
 from rsprune.judge import colour_texture, judge_features
@@ -47,17 +46,6 @@ def tiny(path: Path, kept: str, ids: str = "abcd", content: str = "", unreadable
 def judge(tmp_path):
     np.save(tmp_path / "judge.npy", COMPASS)
     return str(tmp_path / "judge.npy")
-
-
-@pytest.fixture
-def rsprune(capsys):
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as done:
-            main([str(a) for a in arguments])
-        said = capsys.readouterr()
-        return done.value.code or 0, said.out, said.err
-
-    return call
 
 
 def test_overlap_and_coverage_by_hand(tmp_path, judge):

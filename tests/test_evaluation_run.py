@@ -18,26 +18,12 @@ import pytest
 from PIL import Image
 
 import collection
-from rsprune.cli import main
 from rsprune.errors import ConfigError
 from rsprune.evaluation.extractors import load_extractor
 from rsprune.evaluation.extractors.weights import WEIGHTS, cache_folder, digest, read_arrays
 
 needs_torch = pytest.mark.skipif(importlib.util.find_spec("torch") is None, reason="torch is not installed")
 ALEXNET = ((11, 11, 3, 64), (5, 5, 64, 192), (3, 3, 192, 384), (3, 3, 384, 256), (3, 3, 256, 256))
-
-
-@pytest.fixture
-def rsprune(capsys):
-    """Runs a command in this process: exit code, stdout, and what it said on stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as done:
-            main([str(a) for a in arguments])
-        said = capsys.readouterr()
-        return done.value.code or 0, said.out, said.err
-
-    return call
 
 
 @pytest.fixture(scope="module")

@@ -19,17 +19,6 @@ from rsprune.report import write_report
 from rsprune.run import Run
 
 
-@pytest.fixture
-def rsprune(capsys):
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as done:
-            main([str(a) for a in arguments])
-        said = capsys.readouterr()
-        return done.value.code or 0, said.out, said.err
-
-    return call
-
-
 @pytest.fixture(scope="module")
 def embedded(tmp_path_factory) -> Path:
     """A run that is embedded and waits for its references."""

@@ -14,7 +14,6 @@ import pytest
 import torch
 
 import training_case
-from rsprune.cli import main
 from rsprune.errors import ConfigError
 from rsprune.training import checkpoint
 from rsprune.training import train as training
@@ -29,19 +28,6 @@ TESTS = Path(__file__).parent
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
     return tiles(tmp_path_factory.mktemp("training") / "data")
-
-
-@pytest.fixture
-def rsprune(capsys):
-    """Runs a command in this process: exit code, stdout, and what it said on stderr."""
-
-    def call(*arguments: object) -> tuple[int, str, str]:
-        with pytest.raises(SystemExit) as done:
-            main([str(a) for a in arguments])
-        said = capsys.readouterr()
-        return done.value.code or 0, said.out, said.err
-
-    return call
 
 
 # Other processes ------------------------------------------------------------------------------------------
