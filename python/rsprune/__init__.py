@@ -12,9 +12,11 @@ if TYPE_CHECKING:
     from rsprune.cluster import KMeans
     from rsprune.ops import kmeans_assign, patch_entropy
     from rsprune.selection import select
+    from rsprune.transformer import PatchEntropy
 
 __all__ = [
     "KMeans",
+    "PatchEntropy",
     "__version__",
     "cuda_available",
     "cuda_unavailable",
@@ -27,6 +29,7 @@ __all__ = [
 # Imported on first use, so that `import rsprune` takes milliseconds.
 _LAZY = {
     "KMeans": "rsprune.cluster",
+    "PatchEntropy": "rsprune.transformer",
     "kmeans_assign": "rsprune.ops",
     "patch_entropy": "rsprune.ops",
     "prune": "rsprune.api",

@@ -1,0 +1,86 @@
+"""Patch entropy as a step of a scikit-learn pipeline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+from sklearn.base import BaseEstimator, TransformerMixin
+from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, validate_data
+
+from rsprune.ops import patch_entropy
+
+
+class PatchEntropy(TransformerMixin, BaseEstimator):
+    """Entropy of every patch of every band, in bits, for images that are rows of a table.
+
+    Args:
+        image_shape: `(H, W)` or `(H, W, C)` of the image in a row; None takes a row as one line of pixels.
+        patch: Side of a patch (pixels).
+        scale: `(lo, hi)`: value v counts in bin `floor((v - lo) / (hi - lo) * 256)`, clipped to 0..255; None
+            takes the smallest and the largest value of the data it is fitted on. `(0, 256)` suits 8-bit images.
+
+    Attributes:
+        scale_: The pair `(lo, hi)` in use.
+        n_features_in_: Values in a row.
+    """
+
+    def __init__(
+        self,
+        image_shape: Sequence[int] | None = None,
+        *,
+        patch: int = 32,
+        scale: tuple[float, float] | None = None,
+    ) -> None:
+        self.image_shape = image_shape
+        self.patch = patch
+        self.scale = scale
+
+    def fit(self, X: Any, y: Any = None) -> PatchEntropy:  # X: [N, H * W * C]
+        """Settles the scale.
+
+        Raises:
+            ValueError: A setting or the data cannot be used.
+        """
+        x = validate_data(self, X, dtype=[np.float64, np.float32, np.uint8, np.uint16])
+        if not isinstance(self.patch, Integral) or self.patch < 1:
+            raise ValueError(f"patch must be a whole number of at least 1 pixel, got {self.patch!r}")
+        self._shape(x.shape[1])
+        lo, hi = (x.min(), x.max()) if self.scale is None else self.scale
+        if self.scale is not None and not lo < hi:
+            raise ValueError(f"scale must be (lo, hi) with lo < hi, got {self.scale!r}")
+        self.scale_ = float(lo), float(hi)
+        return self
+
+    def transform(self, X: Any) -> np.ndarray:  # X: [N, H * W * C]
+        """Entropy in bits, float32 `[N, patches]`: rows of patches, their columns, then bands."""
+        check_is_fitted(self)
+        x = validate_data(self, X, dtype=[np.float64, np.float32, np.uint8, np.uint16], reset=False)
+        lo, hi = self.scale_
+        with np.errstate(
+            over="ignore", invalid="ignore"
+        ):  # of values far outside the scale, which are clipped
+            bins = (x.astype(np.float64) - lo) / ((hi - lo) or 1.0) * 256
+        images = np.clip(np.floor(bins), 0, 255).astype(np.uint8).reshape(len(x), *self._shape(x.shape[1]))
+        return patch_entropy(images, self.patch).reshape(len(x), -1)
+
+    def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
+        """Names [patches] such as ``entropy_0_1_2``: row and column of the patch, band."""
+        check_is_fitted(self)
+        _check_feature_names_in(self, input_features)
+        height, width, *bands = self._shape(self.n_features_in_)
+        patches = (-(-height // self.patch), -(-width // self.patch), *bands)
+        return np.array(["_".join(map(str, ("entropy", *i))) for i in np.ndindex(*patches)], dtype=object)
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float32"]
+        return tags
+
+    def _shape(self, n_features: int) -> tuple[int, ...]:
+        shape = (1, n_features) if self.image_shape is None else tuple(self.image_shape)
+        if len(shape) not in (2, 3) or np.prod(shape) != n_features:
+            raise ValueError(f"image_shape is {shape}, but a row of X has {n_features} values")
+        return shape
