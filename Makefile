@@ -3,6 +3,7 @@
 # make train-demo   train on the demo's kept images for five minutes, and draw what the model has learnt
 # make test    the whole test suite
 # make bench   everything measured beside its limit and its rivals, into docs/benchmarks.md
+# make package     the source archive and the wheel, installed into a clean environment and used there
 # make test-asan   the kernel tests on an AddressSanitizer and UBSan build
 PYTHON ?= python3
 VENV := .venv
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check -q -c constraints.txt
 SOURCES := $(shell find csrc -type f) CMakeLists.txt
 
-.PHONY: setup demo train-demo test test-asan lint bench docs clean
+.PHONY: setup demo train-demo test test-asan lint bench docs package clean
 
 setup: $(VENV)/.built
 
@@ -54,6 +55,9 @@ bench: $(VENV)/.bench
 	mkdir -p build
 	$(BIN)/python -m pytest benchmarks -q -s -o python_files='bench_*.py' -o filterwarnings= --benchmark-json=build/bench.json
 	$(BIN)/python benchmarks/render.py build/bench.json
+
+package: setup
+	PYTHON=$(BIN)/python .ci/package
 
 docs: setup
 	$(BIN)/mkdocs build --strict -q
