@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python benchmarks/bench_training.py [--steps 40] [--precision bf16]
 
 The loop is the whole of `rsprune train`: drawing, cropping, noise, moving average, clipping, logging. The bare
-rate is the same network and batch with one fixed input, in turns with the loop on the same thread, in
+rate is the same network and batch, as fast as we know how to make it, with one fixed input, in turns with the loop on the same thread, in
 processor time: other work on the machine then disturbs both alike.
 """
 
@@ -19,7 +19,7 @@ import torch
 from PIL import Image
 from torch.nn.functional import mse_loss
 
-from rsprune.training import models
+from rsprune.training import models, speed
 from rsprune.training import train as loop
 from rsprune.training.config import TrainConfig, checked
 
@@ -39,6 +39,7 @@ class Bare:
     def __init__(self, settings: TrainConfig):
         torch.manual_seed(0)
         self.model = models.build(settings, bands=3, resolution=SIDE, conditions=0).train()
+        speed.prepare_cpu(self.model)
         self.optimizer = torch.optim.AdamW(self.model.parameters(), fused=True)
         k = settings.pixel_unshuffle
         self.x = torch.randn(BATCH, 3 * k * k, SIDE // k, SIDE // k)
@@ -89,10 +90,11 @@ def main() -> None:
             return rate(step, wanted)
 
         loop.learning_rate = between
+        flops = speed.step_flops(bare.model, bare.x, bare.t, None) / BATCH
         state = loop.train(settings, Path(folder) / "model", device="cpu")
         rates = {name: BATCH / np.median(s[3:]) for name, s in seconds.items()}
         print(f"{state['parameters'] / 1e6:.2f} M parameters, {SIDE} px, pixel-unshuffle {wish.pixel_unshuffle}, "
-              f"{wish.precision}, batch {BATCH}, one thread")  # fmt: skip
+              f"{wish.precision}, batch {BATCH}, one thread, {flops / 1e9:.2f} GFLOP per image")  # fmt: skip
         print(f"bare forward, backward, step  {rates['bare']:6.1f} images per core-second")
         print(f"training loop                 {rates['loop']:6.1f} images per core-second")
         print(f"the loop costs {rates['bare'] / rates['loop'] - 1:.1%} more")

@@ -133,42 +133,116 @@ Float float_type(const char* name, const Tensor& tensor) {
   fail(name, " must be float32, float16 or bfloat16, got ", tensor.dtype_text());
 }
 
-// Returns how many rows needed a second look, or None on CUDA, where that stays on the device.
-std::optional<int64_t> kmeans_assign(const Tensor& x, const Tensor& centers, const Tensor& labels,
-                                     const Tensor& distances, uintptr_t stream) {
+#ifdef RSPRUNE_WITH_CUDA
+// Memory that a CUDA kernel works in, of at least `bytes` bytes; absent where it needs none.
+void* check_workspace(const Tensor& workspace, int64_t bytes, const Tensor& x) {
+  if (bytes == 0) return nullptr;
+  RSPRUNE_CHECK(workspace && workspace.is(kDLUInt, 8) && workspace.ndim() == 1 && workspace.size(0) >= bytes,
+                "workspace must be uint8 of at least ", bytes, " bytes, got ",
+                workspace ? workspace.dtype_text() + " " + workspace.shape_text() : "None");
+  check_same_device({{"x", &x}, {"workspace", &workspace}});
+  void* memory = workspace.mutable_data("workspace");
+  RSPRUNE_CHECK(reinterpret_cast<uintptr_t>(memory) % 256 == 0, "workspace must start at a multiple of 256");
+  return memory;
+}
+#endif
+
+AssignShape assign_shape(const Tensor& x, const Tensor& centers) {
   RSPRUNE_CHECK(x.ndim() == 2, "x must have shape [N, D], got ", x.shape_text());
   RSPRUNE_CHECK(centers.ndim() == 2 && centers.size(1) == x.size(1), "centers must have shape [K, ",
                 x.size(1), "], got ", centers.shape_text());
   RSPRUNE_CHECK(x.size(1) >= 1, "x must have at least one feature, got ", x.shape_text());
   RSPRUNE_CHECK(centers.size(0) >= 1 && centers.size(0) <= INT32_MAX,
                 "centers must have between 1 and 2147483647 rows, got ", centers.shape_text());
-  const AssignShape s{x.size(0), centers.size(0), x.size(1)};
+  return {x.size(0), centers.size(0), x.size(1)};
+}
+
+// Returns how many rows needed a second look, or None on CUDA, where that is added to `rechecked`.
+std::optional<int64_t> kmeans_assign(const Tensor& x, const Tensor& centers, const Tensor& labels,
+                                     const Tensor& distances, uintptr_t stream, const Tensor& workspace,
+                                     const Tensor& bounds, const Tensor& rechecked) {
+  const AssignShape s = assign_shape(x, centers);
   const auto type = float_type("x", x);
   check_dtype("centers", centers, kDLFloat, 32, "float32");
   check_shape("labels", labels, {s.points});
   check_dtype("labels", labels, kDLInt, 32, "int32");
-  check_shape("distances", distances, {s.points});
-  check_dtype("distances", distances, kDLFloat, 32, "float32");
-  check_same_device({{"x", &x}, {"centers", &centers}, {"labels", &labels}, {"distances", &distances}});
+  check_same_device({{"x", &x}, {"centers", &centers}, {"labels", &labels}});
+  const bool cuda = on_cuda("x", x);
+  RSPRUNE_CHECK(distances || cuda, "distances must be given on the cpu, got None");
+  if (distances) {
+    check_shape("distances", distances, {s.points});
+    check_dtype("distances", distances, kDLFloat, 32, "float32");
+    check_same_device({{"x", &x}, {"distances", &distances}});
+  }
+  if (bounds) {
+    check_shape("bounds", bounds, {s.points, 2});
+    check_dtype("bounds", bounds, kDLFloat, 32, "float32");
+    check_same_device({{"x", &x}, {"bounds", &bounds}});
+  }
+  if (rechecked) {
+    check_shape("rechecked", rechecked, {1});
+    check_dtype("rechecked", rechecked, kDLInt, 64, "int64");
+    check_same_device({{"x", &x}, {"rechecked", &rechecked}});
+  }
   const void* points = x.data("x");
   const auto* center = static_cast<const float*>(centers.data("centers"));
   auto* label = static_cast<int32_t*>(labels.mutable_data("labels"));
-  auto* distance = static_cast<float*>(distances.mutable_data("distances"));
-  const bool cuda = on_cuda("x", x);
+  auto* distance = distances ? static_cast<float*>(distances.mutable_data("distances")) : nullptr;
+  const auto* known = bounds ? static_cast<const float*>(bounds.data("bounds")) : nullptr;
+  auto* count = rechecked ? static_cast<int64_t*>(rechecked.mutable_data("rechecked")) : nullptr;
 
-  py::gil_scoped_release nogil;
 #ifdef RSPRUNE_WITH_CUDA
   if (cuda) {
     DeviceGuard guard(x.t->device.id);
-    kmeans_assign_cuda(points, type, center, label, distance, s, reinterpret_cast<void*>(stream));
+    void* memory = check_workspace(workspace, kmeans_workspace_cuda(points, type, s), x);
+    py::gil_scoped_release nogil;
+    kmeans_assign_cuda(points, type, center, label, distance, known, count, memory, s,
+                       reinterpret_cast<void*>(stream));
     return std::nullopt;
   }
 #endif
-  static_cast<void>(cuda), static_cast<void>(stream);
-  return kmeans_assign_cpu(points, type, center, label, distance, s);
+  static_cast<void>(workspace), static_cast<void>(stream), static_cast<void>(known);
+  py::gil_scoped_release nogil;
+  const int64_t found = kmeans_assign_cpu(points, type, center, label, distance, s);
+  if (count) *count += found;
+  return found;
 }
 
-void kmeans_sums(const Tensor& x, const Tensor& labels, const Tensor& sums, const Tensor& counts) {
+// Bytes of workspace that kmeans_assign needs for these arguments.
+int64_t kmeans_workspace(const Tensor& x, const Tensor& centers) {
+  const AssignShape s = assign_shape(x, centers);
+  const auto type = float_type("x", x);
+#ifdef RSPRUNE_WITH_CUDA
+  if (on_cuda("x", x)) {
+    DeviceGuard guard(x.t->device.id);
+    return kmeans_workspace_cuda(x.data("x"), type, s);
+  }
+#endif
+  static_cast<void>(s), static_cast<void>(type);
+  return 0;
+}
+
+// What a certificate needs to know of the rows; only CUDA kernels take it from outside.
+void kmeans_bounds(const Tensor& x, const Tensor& bounds, uintptr_t stream) {
+  RSPRUNE_CHECK(x.ndim() == 2, "x must have shape [N, D], got ", x.shape_text());
+  const auto type = float_type("x", x);
+  check_shape("bounds", bounds, {x.size(0), 2});
+  check_dtype("bounds", bounds, kDLFloat, 32, "float32");
+  check_same_device({{"x", &x}, {"bounds", &bounds}});
+  RSPRUNE_CHECK(on_cuda("x", x), "x must be on a CUDA device, got ", x.device_text());
+#ifdef RSPRUNE_WITH_CUDA
+  const void* points = x.data("x");
+  auto* to = static_cast<float*>(bounds.mutable_data("bounds"));
+  const AssignShape s{x.size(0), 0, x.size(1)};
+  py::gil_scoped_release nogil;
+  DeviceGuard guard(x.t->device.id);
+  kmeans_bounds_cuda(points, type, to, s, reinterpret_cast<void*>(stream));
+#endif
+  static_cast<void>(type), static_cast<void>(stream);
+}
+
+void kmeans_sums(const Tensor& x, const Tensor& labels, const Tensor& sums, const Tensor& counts,
+                 uintptr_t stream, const Tensor& workspace) {
   RSPRUNE_CHECK(x.ndim() == 2, "x must have shape [N, D], got ", x.shape_text());
   RSPRUNE_CHECK(sums.ndim() == 2, "sums must have shape [K, D], got ", sums.shape_text());
   const AssignShape s{x.size(0), sums.size(0), x.size(1)};
@@ -180,16 +254,38 @@ void kmeans_sums(const Tensor& x, const Tensor& labels, const Tensor& sums, cons
   check_shape("counts", counts, {s.clusters});
   check_dtype("counts", counts, kDLInt, 64, "int64");
   check_same_device({{"x", &x}, {"labels", &labels}, {"sums", &sums}, {"counts", &counts}});
-  RSPRUNE_CHECK(!on_cuda("x", x), "x must be on the cpu, got ", x.device_text());
   const void* points = x.data("x");
   const auto* label = static_cast<const int32_t*>(labels.data("labels"));
   auto* sum = static_cast<double*>(sums.mutable_data("sums"));
   auto* count = static_cast<int64_t*>(counts.mutable_data("counts"));
+  const bool cuda = on_cuda("x", x);
 
+#ifdef RSPRUNE_WITH_CUDA
+  if (cuda) {
+    DeviceGuard guard(x.t->device.id);
+    void* memory = check_workspace(workspace, kmeans_sums_workspace_cuda(s), x);
+    py::gil_scoped_release nogil;
+    return kmeans_sums_cuda(points, type, label, sum, count, memory, s, reinterpret_cast<void*>(stream));
+  }
+#endif
+  static_cast<void>(cuda), static_cast<void>(stream), static_cast<void>(workspace);
   py::gil_scoped_release nogil;
   for (int64_t i = 0; i < s.points; ++i)
     RSPRUNE_CHECK(label[i] < s.clusters, "labels must be below ", s.clusters, ", got ", label[i]);
   kmeans_sums_cpu(points, type, label, sum, count, s);
+}
+
+// Bytes of workspace that kmeans_sums needs for these arguments.
+int64_t kmeans_sums_workspace(const Tensor& x, const Tensor& sums) {
+  RSPRUNE_CHECK(x.ndim() == 2, "x must have shape [N, D], got ", x.shape_text());
+  RSPRUNE_CHECK(sums.ndim() == 2, "sums must have shape [K, D], got ", sums.shape_text());
+#ifdef RSPRUNE_WITH_CUDA
+  if (on_cuda("x", x)) {
+    DeviceGuard guard(x.t->device.id);
+    return kmeans_sums_workspace_cuda({x.size(0), sums.size(0), x.size(1)});
+  }
+#endif
+  return 0;
 }
 
 void kmeans_closer(const Tensor& x, const Tensor& candidates, const Tensor& closest, const Tensor& out,
@@ -238,9 +334,14 @@ PYBIND11_MODULE(_C, m, py::mod_gil_not_used()) {
   m.def("texture", &texture, array("images"), py::arg("valid").none(true), array("autocorrelation"),
         array("sharpness"));
   m.def("saturated", &saturated, array("bins"), py::arg("valid").none(true), array("counts"));
-  m.def("kmeans_assign", &kmeans_assign, array("x"), array("centers"), array("labels"), array("distances"),
-        py::arg("stream") = 0);
-  m.def("kmeans_sums", &kmeans_sums, array("x"), array("labels"), array("sums"), array("counts"));
+  m.def("kmeans_assign", &kmeans_assign, array("x"), array("centers"), array("labels"),
+        py::arg("distances").none(true), py::arg("stream") = 0, py::arg("workspace") = py::none(),
+        py::arg("bounds") = py::none(), py::arg("rechecked") = py::none());
+  m.def("kmeans_workspace", &kmeans_workspace, array("x"), array("centers"));
+  m.def("kmeans_bounds", &kmeans_bounds, array("x"), array("bounds"), py::arg("stream") = 0);
+  m.def("kmeans_sums", &kmeans_sums, array("x"), array("labels"), array("sums"), array("counts"),
+        py::arg("stream") = 0, py::arg("workspace") = py::none());
+  m.def("kmeans_sums_workspace", &kmeans_sums_workspace, array("x"), array("sums"));
   m.def("kmeans_closer", &kmeans_closer, array("x"), array("candidates"), array("closest"), array("out"),
         array("potential"));
 }

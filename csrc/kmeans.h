@@ -23,14 +23,29 @@ struct AssignShape {
 // Returns how many rows had more than one candidate.
 int64_t kmeans_assign_cpu(const void* x, Float type, const float* center, int32_t* label, float* distance,
                           AssignShape shape);
+
+// On CUDA, `distance` may be nullptr (labels only), and `rechecked` counts on the device, added to what is
+// there; nullptr: not counted. `workspace` is memory on the device of kmeans_workspace_cuda bytes, which is 0
+// for the simple kernels and else at most 128 MiB and 2.5 bytes per value of center, at a multiple of 256
+// bytes. `bounds` [points, 2] float32 from kmeans_bounds_cuda spares a pass over x where the same rows are
+// assigned again and no distances are wanted; nullptr: measured on the way.
 void kmeans_assign_cuda(const void* x, Float type, const float* center, int32_t* label, float* distance,
-                        AssignShape shape, void* stream);
+                        const float* bounds, int64_t* rechecked, void* workspace, AssignShape shape,
+                        void* stream);
+int64_t kmeans_workspace_cuda(const void* x, Float type, AssignShape shape);
+void kmeans_bounds_cuda(const void* x, Float type, float* bounds, AssignShape shape, void* stream);
 
 // Adds each row of x to its cluster's sum, and 1 to its count, in row order whatever the thread count.
 //   x [points, dim], label [points] int32, negative: skip  ->  sum [clusters, dim] float64, count [clusters]
 //   int64
 void kmeans_sums_cpu(const void* x, Float type, const int32_t* label, double* sum, int64_t* count,
                      AssignShape shape);
+
+// The same on CUDA, where rows are sorted by label first; always the same additions in the same order, but not
+// the CPU's. Labels of `clusters` and more are skipped too. Needs kmeans_sums_workspace_cuda bytes.
+void kmeans_sums_cuda(const void* x, Float type, const int32_t* label, double* sum, int64_t* count,
+                      void* workspace, AssignShape shape, void* stream);
+int64_t kmeans_sums_workspace_cuda(AssignShape shape);
 
 // A step of k-means++: the distance of each point to its closest centre, were a candidate added.
 //   x [points, dim] float32, candidate [dim, kCandidates] float32 (columns), closest [points] float32

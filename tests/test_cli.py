@@ -300,7 +300,9 @@ def test_info_names_what_is_missing(rsprune, monkeypatch):
     assert code == 0
     assert facts["extras"]["torch"] is True
     monkeypatch.setattr("rsprune.about._found", lambda module: False)
-    assert "torch: missing, install with: pip install 'rsprune[torch]'" in rsprune("info")[1]
+    said = rsprune("info")[1]
+    assert "Missing: train (torch, diffusers, accelerate), for training and sampling\n" in said
+    assert "to install it: pip install 'rsprune[train]'\n" in said
 
 
 def test_help_fits_80_columns(rsprune, monkeypatch):
@@ -318,10 +320,39 @@ def test_help_fits_80_columns(rsprune, monkeypatch):
         ["explain"],
         ["demo"],
         ["info"],
+        ["compare"],
+        ["reference"],
+        ["evaluate"],
+        ["train"],
+        ["sample"],
+        ["experiment"],
     ):
         code, out, _ = rsprune(*verb, "--help")
         assert code == 0
         assert max(map(len, out.splitlines())) <= 80
+
+
+@pytest.mark.parametrize(
+    ("verb", "unused"),
+    [
+        ("compare", ["--workers", "--config", "--overwrite"]),
+        ("evaluate", ["--workers"]),
+        ("reference", ["--transform-sample", "--embeddings"]),
+        ("report", ["--seed", "--workers", "--device"]),
+        ("explain", ["--seed", "--device", "--quiet"]),
+    ],
+)
+def test_options_without_effect_are_not_offered(rsprune, verb, unused):
+    out = rsprune(verb, "--help")[1]
+    assert "--json" in out
+    assert [option for option in unused if option in out] == []
+
+
+def test_completion_is_there_for_the_shell(rsprune, monkeypatch):
+    monkeypatch.setenv("_RSPRUNE_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "rsprune ex")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert rsprune()[1].split() == ["export", "explain", "experiment"]
 
 
 def test_a_folder_whose_name_is_not_utf8(rsprune, tmp_path):

@@ -237,7 +237,8 @@ def contents(run: Run) -> dict[str, str]:
 
 def test_thirteen_bands_and_any_number_of_workers(scenes, tmp_path):
     one, two = (embedded(tmp_path / f"w{n}", scenes, workers=n) for n in (1, 2))
-    assert len(contents(one)) == 2 + 4
+    assert len(contents(one)) == 2 + len(one.names)
+    assert len(one.names) > 1
     assert contents(one) == contents(two)
     assert load_state(one.path / STATE, "rcf")["filters"].shape[:3] == (6, 6, 13)
     x = one.embeddings().astype(np.float32)
@@ -264,14 +265,14 @@ def test_filters_do_not_depend_on_names(scenes, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "stops_at", ["encoder.safetensors", "sample-00001.npy", "transform.safetensors", "part-00002.npy"]
+    "stops_at", ["encoder.safetensors", "embeddings/sample-", "transform.safetensors", "embeddings/part-000002-"]
 )
 def test_an_interrupted_run_gets_the_same_bytes(scenes, tmp_path, monkeypatch, stops_at):
     whole = contents(embedded(tmp_path / "whole", scenes))
     rename = Path.replace
 
     def replace(self, target):
-        if str(target).endswith(stops_at):
+        if stops_at in str(target):
             raise KeyboardInterrupt
         return rename(self, target)
 
@@ -327,7 +328,7 @@ def test_a_reference_is_seen_with_the_filters_of_the_pool(tmp_path):
     assert run.kept_ids
     states = list(run.path.rglob("*.safetensors"))
     assert run.path / STATE in states
-    (raw,) = (run.path / "references").glob("*/features/rcf/part-00000.npy")
+    (raw,) = (run.path / "references").glob("*/features/rcf/part-000000-*.npy")
     encoder = RandomConvolutions()
     encoder.restore(load_state(run.path / STATE, "rcf"))
     first = sorted(collection.TILES.glob("*/*.png"))[0]

@@ -80,9 +80,12 @@ def kept_content(pool, decisions):
     return pool.content[kept[np.argsort(decisions.rank[kept])]].tolist()
 
 
-@pytest.fixture(scope="module", params=RANKS)
+@pytest.fixture(scope="module", params=[*RANKS, "herding in cells"])
 def rank(request):
-    return request.param
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param not in RANKS:  # most clusters of the pool are larger
+            patch.setattr("rsprune.cells.LARGEST", 16)
+        yield request.param.split()[0]
 
 
 @pytest.fixture(scope="module")

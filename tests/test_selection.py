@@ -1,5 +1,4 @@
 import numpy as np
-import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given
@@ -8,8 +7,8 @@ from hypothesis import strategies as st
 from rsprune.config import FilterConfig, SelectConfig
 from rsprune.filters import REASONS
 from rsprune.rows import most_similar, unit_rows
-from rsprune.selection import decide, exact_duplicates, near_duplicates, select
-from rsprune.stages.select import _scene_codes
+from rsprune.selection import decide, select
+from rsprune.similar import exact_duplicates, near_duplicates
 
 KEYS = np.arange(100, dtype=np.uint64)
 
@@ -56,7 +55,7 @@ def leader_loop(x, order, threshold):
 
 @pytest.mark.parametrize("threshold", [0.7, 0.9, 0.97])
 def test_blocks_give_what_one_image_after_the_other_gives(monkeypatch, threshold):
-    monkeypatch.setattr("rsprune.selection._LEADER_BLOCK", 16)
+    monkeypatch.setattr("rsprune.similar._LEADER_BLOCK", 16)
     rng = np.random.default_rng(0)
     x = rng.normal(size=(150, 3))
     quality = rng.permutation(150).astype(np.float32)
@@ -239,11 +238,3 @@ def test_select_returns_distinct_rows_and_at_most_n(size, n, clusters, seed):
     x = rng.normal(size=(size, 4))
     got = select(x, n, labels=rng.integers(0, clusters, size), near_duplicate=2, seed=seed)
     assert len(set(got.tolist())) == len(got) == min(n, size)
-
-
-def test_unknown_scenes_have_no_number():
-    scene = pa.chunked_array([["sea", "unknown", None], ["ice", "sea"]], type=pa.string())
-    codes = _scene_codes(scene)
-    assert codes[[1, 2]].tolist() == [-1, -1]
-    assert codes[0] == codes[4] != codes[3] >= 0
-    assert _scene_codes(pa.chunked_array([["unknown"] * 2, ["ice"]])).tolist()[:2] == [-1, -1]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
+import psutil
 import pytest
+from PIL import Image
 
 import collection
 import training_case
@@ -75,17 +77,37 @@ def test_images_smaller_than_the_resolution(tmp_path):
         load(settings(tiles(tmp_path / "data", 2), resolution=48))
 
 
-def test_sixteen_bit_values_are_scaled_and_it_is_said(tmp_path):
-    from PIL import Image
-
+@pytest.mark.parametrize(("bits", "top"), [(None, 65535), (16, 65535), (8, 255)])
+def test_sixteen_bit_values_are_scaled_and_it_is_said(tmp_path, bits, top):
     (tmp_path / "data").mkdir()
     ramp = np.linspace(1000, 9000, 1024).reshape(32, 32).astype(np.uint16)
     Image.fromarray(ramp).save(tmp_path / "data" / "a.tif")
     said = []
-    loaded = load(settings(tmp_path / "data"), say=said.append)
-    assert loaded.pixels.min() == 0
-    assert loaded.pixels.max() == 255
+    loaded = load(settings(tmp_path / "data", bits=bits), say=said.append)
+    ((lo, hi),) = loaded.facts["scales"][0]["scale"]
+    assert (1000 < lo < 1100, 8900 < hi < 9000) == (True, True)
+    expected = np.clip((ramp - lo) / (hi - lo) * (top + 1), 0, top)
+    assert np.abs(loaded.pixels[0, ..., 0].astype(float) - expected).max() <= 1
+    assert loaded.pixels.dtype == (np.uint8 if bits == 8 else np.uint16)
     assert "not 8-bit" in said[0]
+
+
+def test_a_file_of_another_type_is_named(tmp_path):
+    data = tiles(tmp_path / "data", 3)
+    Image.fromarray(np.full((32, 32), 500, np.uint16)).save(data / "zzz.png")
+    with pytest.raises(ConfigError, match="'zzz.png' is uint16 where others are uint8: make a run"):
+        load(settings(data))
+
+
+def test_more_images_than_memory(tmp_path, monkeypatch):
+    class Memory:
+        available = 3 * 32 * 32 * 3 - 1
+
+    monkeypatch.setattr(psutil, "virtual_memory", Memory)
+    with pytest.raises(
+        ConfigError, match="3 images of 32 x 32 pixels need 0.0 GiB of memory.*give --fit resize"
+    ):
+        load(settings(tiles(tmp_path / "data", 3)))
 
 
 def test_scenes_of_a_folder_are_its_folders(tmp_path):

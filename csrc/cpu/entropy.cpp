@@ -37,9 +37,8 @@ float bits(int64_t n, uint64_t sum) {
 
 struct Scratch {
   AlignedBuffer<uint8_t> counts;
-  std::vector<uint64_t> sum;
-  std::vector<uint8_t> bins;    // a row of patches, mapped to bins
-  std::vector<uint8_t> pixels;  // a patch with only its valid pixels
+  std::vector<uint8_t> planes;  // a row of patches, mapped to bins, band after band
+  std::vector<uint8_t> pixels;  // the valid pixels of a patch of one band
 };
 
 struct PatchEntropy {
@@ -52,63 +51,60 @@ struct PatchEntropy {
   const EntropyKernel& kernel;
 
   Scratch make_scratch() const {
-    const int64_t patch = std::min(shape.patch, std::max(shape.height, shape.width));
-    const int64_t rows = std::min(patch, shape.height), cols = std::min(patch, shape.width);
-    AlignedBuffer<uint8_t> counts(shape.channels * kScratchPerChannel);
-    std::fill_n(counts.get(), shape.channels * kScratchPerChannel, uint8_t{0});
-    return {std::move(counts), std::vector<uint64_t>(shape.channels),
-            std::vector<uint8_t>(lut ? rows * shape.width * shape.channels : 0),
-            std::vector<uint8_t>(valid ? rows * cols * shape.channels : 0)};
+    const int64_t rows = std::min(shape.patch, shape.height), cols = std::min(shape.patch, shape.width);
+    AlignedBuffer<uint8_t> counts(kEntropyScratch);
+    std::fill_n(counts.get(), kEntropyScratch, uint8_t{0});
+    return {std::move(counts),
+            std::vector<uint8_t>(lut || shape.channels > 1 ? rows * shape.width * shape.channels : 0),
+            std::vector<uint8_t>(valid ? rows * cols : 0)};
   }
 
+  // value [count, channels] -> bin [channels, count]
   template <typename T>
-  void map(const T* value, int64_t pixels, uint8_t* bin) const {
+  void map(const T* value, int64_t count, uint8_t* bin) const {
     constexpr int64_t kValues = int64_t{1} << (8 * sizeof(T));
-    if (shape.lut_bands == 1) {
-      for (int64_t i = 0; i < pixels * shape.channels; ++i) bin[i] = lut[value[i]];
-      return;
+    for (int64_t c = 0; c < shape.channels; ++c, bin += count) {
+      const uint8_t* table = lut + (shape.lut_bands == 1 ? 0 : c * kValues);
+      for (int64_t i = 0; i < count; ++i) bin[i] = table[value[i * shape.channels + c]];
     }
-    for (int64_t i = 0; i < pixels; ++i)
-      for (int64_t c = 0; c < shape.channels; ++c) *bin++ = lut[c * kValues + *value++];
   }
 
   // Copies the valid pixels of a patch together; returns how many there are.
   int64_t gather(const uint8_t* pixels, const uint8_t* mask, int64_t height, int64_t width,
                  uint8_t* to) const {
-    const int64_t channels = shape.channels;
     int64_t n = 0;
-    for (int64_t y = 0; y < height; ++y, pixels += shape.width * channels, mask += shape.width)
+    for (int64_t y = 0; y < height; ++y, pixels += shape.width, mask += shape.width)
       for (int64_t x = 0; x < width; ++x) {
-        std::copy_n(pixels + x * channels, channels, to + n * channels);
+        to[n] = pixels[x];
         n += mask[x] != 0;
       }
     return n;
   }
 
   void row_of_patches(int64_t n, int64_t row, Scratch& s) const {
-    const int64_t channels = shape.channels, stride = shape.width * channels;
     const int64_t y = row * shape.patch, height = std::min(shape.patch, shape.height - y);
-    const int64_t first = (n * shape.height + y) * shape.width;  // pixel
-    const uint8_t* strip = static_cast<const uint8_t*>(image) + first * channels;
-    if (lut) {
-      if (type == Pixel::u16)
-        map(static_cast<const uint16_t*>(image) + first * channels, height * shape.width, s.bins.data());
-      else
-        map(strip, height * shape.width, s.bins.data());
-      strip = s.bins.data();
-    }
-    float* to = out + (n * shape.rows() + row) * shape.cols() * channels;
-    for (int64_t x = 0; x < shape.width; x += shape.patch, to += channels) {
-      const int64_t width = std::min(shape.patch, shape.width - x);
-      int64_t counted = height * width;
-      if (valid) {
-        counted = gather(strip + x * channels, valid + first + x, height, width, s.pixels.data());
-        kernel.patch(s.pixels.data(), counted * channels, 1, counted, channels, s.counts.get(), s.sum.data());
-      } else {
-        kernel.patch(strip + x * channels, stride, height, width, channels, s.counts.get(), s.sum.data());
+    const int64_t first = (n * shape.height + y) * shape.width, count = height * shape.width;  // pixels
+    const uint8_t* strip = static_cast<const uint8_t*>(image) + first * shape.channels;
+    if (lut && type == Pixel::u16)
+      map(static_cast<const uint16_t*>(image) + first * shape.channels, count, s.planes.data());
+    else if (lut)
+      map(strip, count, s.planes.data());
+    else if (shape.channels > 1)
+      kernel.split(strip, count, shape.channels, s.planes.data());
+    if (!s.planes.empty()) strip = s.planes.data();
+    float* to = out + (n * shape.rows() + row) * shape.cols() * shape.channels;
+    for (int64_t x = 0; x < shape.width; x += shape.patch)
+      for (int64_t c = 0; c < shape.channels; ++c) {
+        const int64_t width = std::min(shape.patch, shape.width - x);
+        const uint8_t* pixels = strip + c * count + x;
+        if (valid) {
+          const int64_t counted = gather(pixels, valid + first + x, height, width, s.pixels.data());
+          pixels = s.pixels.data();
+          *to++ = bits(counted, kernel.patch(pixels, counted, 1, counted, s.counts.get()));
+        } else {
+          *to++ = bits(height * width, kernel.patch(pixels, shape.width, height, width, s.counts.get()));
+        }
       }
-      for (int64_t c = 0; c < channels; ++c) to[c] = bits(counted, s.sum[c]);
-    }
   }
 };
 

@@ -1,6 +1,7 @@
 #include <immintrin.h>
 
 #include "cpu/entropy_count.h"
+#include "cpu/planes.h"
 
 namespace rsprune {
 namespace {
@@ -69,6 +70,6 @@ uint64_t sum_of_counters(uint8_t* counter) {
 
 }  // namespace
 
-extern const EntropyKernel kEntropyAvx2 = {patch<sum_of_counters>};
+extern const EntropyKernel kEntropyAvx2 = {patch<sum_of_counters>, split};
 
 }  // namespace rsprune

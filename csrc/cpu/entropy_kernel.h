@@ -14,15 +14,15 @@ const uint64_t* entropy_table();
 uint64_t entropy_term(int64_t count);  // T[count], beyond the table as well
 
 struct EntropyKernel {
-  // Histograms of one patch, all channels at once, and their sums of T.
-  //   pixels [height, width, channels] uint8, rows row_stride bytes apart
-  //   -> sum [channels]: sum over bins of T[count]
-  // scratch: kScratchPerChannel bytes a channel, on a cache line boundary, all zero on entry and on return.
-  void (*patch)(const uint8_t* pixels, int64_t row_stride, int64_t height, int64_t width, int64_t channels,
-                uint8_t* scratch, uint64_t* sum);
+  // The sum of T over the bins of one patch of one band, pixels [height, width] in rows row_stride bytes apart.
+  // scratch: kEntropyScratch bytes on a cache line boundary, zero at first and then left to this function.
+  uint64_t (*patch)(const uint8_t* pixels, int64_t row_stride, int64_t height, int64_t width,
+                    uint8_t* scratch);
+  // pixels [count, channels] -> planes [channels, count]
+  void (*split)(const uint8_t* pixels, int64_t count, int64_t channels, uint8_t* planes);
 };
 
-constexpr int64_t kScratchPerChannel = 16 * kBins;
+constexpr int64_t kEntropyScratch = 46 * kBins;
 
 extern const EntropyKernel kEntropyPortable, kEntropyAvx2, kEntropyAvx512;
 

@@ -11,7 +11,8 @@ Isa best_isa() {
       __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
   const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                      __builtin_cpu_supports("avx512vbmi");
+                      __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512bitalg") &&
+                      __builtin_cpu_supports("avx512vnni") && __builtin_cpu_supports("gfni");
   if (avx512 && __builtin_cpu_supports("avx512bf16")) return Isa::avx512bf16;
   if (avx512) return Isa::avx512;
   return avx2 ? Isa::avx2 : Isa::portable;
@@ -42,9 +43,16 @@ const EntropyKernel& entropy_kernel(Isa isa) {
   }
 }
 
-// Wider registers gain nothing where sums wait for the cache.
 const TextureKernel& texture_kernel(Isa isa) {
-  return isa == Isa::portable ? kTexturePortable : kTextureAvx2;
+  switch (isa) {
+    case Isa::avx512bf16:
+    case Isa::avx512:
+      return kTextureAvx512;
+    case Isa::avx2:
+      return kTextureAvx2;
+    default:
+      return kTexturePortable;
+  }
 }
 
 }  // namespace rsprune

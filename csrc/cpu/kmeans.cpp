@@ -1,6 +1,6 @@
-// Points go through in blocks, first with the fastest scores there are. A point with one candidate is proven;
-// few candidates are compared in float64, and exactly if need be. Points with many candidates wait for a
-// second screening with float32 scores, where the fast ones are coarser than that.
+// Points go through in blocks, first with the fastest scores there are. A point with one candidate is proven; the
+// distances to few candidates are compared in float32, then in float64, and exactly if need be. Points with many
+// candidates wait for a second screening with float32 scores, where the fast ones are coarser than that.
 #include "kmeans.h"
 
 #include <omp.h>
@@ -19,6 +19,8 @@ namespace rsprune {
 namespace {
 
 constexpr int kSkips = 15;  // blocks that go without a fast screening after one that decided too little
+
+constexpr float kNever = std::numeric_limits<float>::infinity();
 
 struct Nearest {
   int32_t label = -1;
@@ -50,7 +52,7 @@ struct Assigner {
   const AssignKernel& kernel;
   Screen precise;
   std::optional<Screen> fast;  // where the kernel has coarser scores than float32
-  int few;                     // candidates that are cheaper to compare in float64 than to screen again
+  int few;                     // candidates that are cheaper to compare than to screen again
   int32_t* label;
   float* distance;
 
@@ -66,7 +68,7 @@ struct Assigner {
            const AssignKernel& kernel, int threads)
       : kernel(kernel),
         precise(x, type, center, s, kernel.precise ? *kernel.precise : kernel, threads),
-        few(static_cast<int>(std::clamp<int64_t>(s.clusters / 16, 2, kCapacity))),
+        few(static_cast<int>(std::clamp<int64_t>(s.clusters / 8, 2, kCapacity))),
         label(label),
         distance(distance) {
     if (kernel.precise) fast.emplace(x, type, center, s, kernel, threads);
@@ -88,7 +90,19 @@ struct Assigner {
     precise.load(point, row);
     Nearest nearest;
     if (screened.found >= 0) {
-      for (int i = 0; i < screened.found; ++i) consider(centers, kernel, row, index[i], nearest);
+      float rough[kCapacity], limit = kNever;
+      if (screened.found > 1) {
+        float least = kNever;
+        for (int i = 0; i < screened.found; ++i) {
+          rough[i] = kernel.rough_distance(row, centers.row(index[i]), centers.dim);
+          least = std::min(least, rough[i]);
+        }
+        // What is above it is farther than the least, whatever the rounding of both.
+        const double error = rough_error(centers.dim);
+        limit = static_cast<float>(least * (1 + 3 * error) + 0x1p-146 * static_cast<double>(centers.dim));
+      }
+      for (int i = 0; i < screened.found; ++i)
+        if (screened.found == 1 || !(rough[i] > limit)) consider(centers, kernel, row, index[i], nearest);
     } else if (std::all_of(row, row + centers.dim, [](float v) { return std::isfinite(v); })) {
       for (int64_t k = 0; k < centers.clusters; ++k)
         if (centers.usable[k]) consider(centers, kernel, row, static_cast<int32_t>(k), nearest);

@@ -64,7 +64,10 @@ Centers::Centers(const float* center, AssignShape shape, const AssignKernel& ker
       mean(dim),
       panels(padded_clusters() * steps),
       bias(padded_clusters()),
-      usable(clusters) {
+      usable(clusters),
+      norms(clusters),
+      residuals(clusters),
+      halves(clusters) {
   for (int64_t k = 0; k < clusters; ++k) {
     float* to = rows.get() + k * dim;
     std::memcpy(to, center + k * shape.dim, shape.dim * sizeof(float));
@@ -84,10 +87,10 @@ Centers::Centers(const float* center, AssignShape shape, const AssignKernel& ker
     const double squares = squared_norm(*this, k);
     float sums[2];
     kernel.pack(row(k), mean.get(), dim, words.get(), sums);
-    norm = std::max(norm, norm_above(sums[0], dim));
+    norms[k] = norm_above(sums[0], dim);
     // The float32 subtraction of the mean loses up to 2^-24 of each component.
-    residual = std::max(residual, norm_above(sums[1], dim) + 0x1p-23 * std::sqrt(squares));
-    half_norm = std::max(half_norm, squares / 2);
+    residuals[k] = norm_above(sums[1], dim) + 0x1p-23 * std::sqrt(squares);
+    halves[k] = squares / 2;
     bias.get()[k] = static_cast<float>(-squares / 2);
 
     const int64_t first = k / width * width;  // of this panel, whose width the last one may not fill

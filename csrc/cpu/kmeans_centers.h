@@ -34,9 +34,9 @@ struct Centers {
   std::vector<bool> usable;  // [clusters] all components finite, and no equal centre before it
   bool any_usable = false;
 
-  double norm = 0;       // largest |packed c|
-  double residual = 0;   // largest |packed c - (c - mean)|
-  double half_norm = 0;  // largest |c - mean|^2 / 2
+  std::vector<double> norms;      // [clusters] |packed c|
+  std::vector<double> residuals;  // [clusters] |packed c - (c - mean)|
+  std::vector<double> halves;     // [clusters] |c - mean|^2 / 2; all three are 0 where there is no centre to choose
 };
 
 }  // namespace rsprune

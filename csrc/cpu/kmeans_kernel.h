@@ -28,19 +28,27 @@ struct AssignKernel {
   void (*score)(const float* points, int64_t point_stride, int64_t groups, const float* panel, int vectors,
                 int64_t steps, const float* bias, float* score, int64_t score_stride);
 
-  float (*largest)(const float* score, int64_t n);
+  // Scores are off by at most slope norm[c] + slack[c]. The largest that a score is at least:
+  float (*largest)(const float* score, const float* norm, const float* slack, float slope, int64_t n);
 
-  // Indices of the scores >= threshold, ascending, at most `capacity` of them; returns how many there are.
-  int (*select)(const float* score, int64_t n, float threshold, int32_t* index, int capacity);
+  // Indices of the scores that can be threshold or more, ascending, at most `capacity` of them; returns how many
+  // there are.
+  int (*select)(const float* score, const float* norm, const float* slack, float slope, int64_t n,
+                float threshold, int32_t* index, int capacity);
 
   // out[p][t] = min(|point p - candidate t|^2, closest[p]).
   // points [n, dim], candidates [dim, kCandidates], out [n, kCandidates].
   void (*closer)(const float* points, int64_t n, int64_t dim, const float* candidates, const float* closest,
                  float* out);
 
-  // |a - b|^2 in float64.
+  // |a - b|^2 in float64, and in float32: off by at most rough_error(dim) of it, and by 2^-149 dim.
   double (*squared_distance)(const float* a, const float* b, int64_t dim);
+  float (*rough_distance)(const float* a, const float* b, int64_t dim);
 };
+
+// A difference is rounded once, which counts twice in its square; a square in its multiply-add (twice without
+// one); sums once for each later term of the same lane, and less than 8 times where lanes are added.
+constexpr double rough_error(int64_t dim) { return 0x1p-24 * 1.01 * static_cast<double>(dim / 4 + 12); }
 
 extern const AssignKernel kAssignPortable, kAssignAvx2, kAssignAvx512, kAssignAvx512Bf16;
 

@@ -15,7 +15,7 @@ constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 // Largest float32 not above best - margin.
 float threshold(const Screened& row) {
-  return std::nextafterf(static_cast<float>(row.best - row.margin), kNone);
+  return std::nextafterf(row.best - row.margin, kNone);
 }
 
 // Drops candidates that a better score has ruled out since they were found.
@@ -34,7 +34,14 @@ void prune(Screened& row, int32_t* index, float* score) {
 
 Screen::Screen(const void* x, Float type, const float* center, AssignShape s, const AssignKernel& kernel,
                int threads)
-    : x_(x), type_(type), shape_(s), kernel_(kernel), centers_(center, s, kernel) {
+    : x_(x),
+      type_(type),
+      shape_(s),
+      kernel_(kernel),
+      centers_(center, s, kernel),
+      norms_(centers_.padded_clusters()),
+      slacks_(centers_.padded_clusters()) {
+  set_bounds();
   // An odd number of cache lines: rows of a tile never share all their cache sets.
   stride_ = (centers_.steps + 15) / 16 * 16;
   if (stride_ / 16 % 2 == 0) stride_ += 16;
@@ -69,22 +76,41 @@ void Screen::load(int64_t point, float* row) const {
   std::fill(row + shape_.dim, row + centers_.dim, 0.0f);
 }
 
-// Twice the largest difference between a computed score and the true one, for a point of that packed norm and
-// packing residual: rounding x and c in storage (Cauchy-Schwarz), the accumulation, the rounded bias, and
-// underflow. Standard bound: a sum whose terms are each rounded at most n times is off by at most
-// n u / (1 - n u) of the sum of magnitudes, which Cauchy-Schwarz bounds by |x| |c| + |c|^2 / 2. A term is
-// rounded as a product, once for each further dimension of its slab, and once for each slab that is added.
-double Screen::margin(double norm, double residual) const {
+// The largest difference between a computed score and the true one: rounding x and c in storage (Cauchy-Schwarz),
+// the accumulation, the rounded bias, and underflow. Standard bound: a sum whose terms are each rounded at most n
+// times is off by at most n u / (1 - n u) of the sum of magnitudes, which Cauchy-Schwarz bounds by
+// |x| |c| + |c|^2 / 2. A term is rounded as a product, once for each further dimension of its slab, and once for
+// each slab that is added. The bias is rounded, and so are the sum of score and bound, and the bound itself: 2^-22
+// of the magnitude, and a thousandth of the bound, are more than that takes.
+void Screen::set_bounds() {
   const Centers& c = centers_;
   const int64_t slabs = (c.steps + kSlab - 1) / kSlab;
   const int64_t roundings = std::min(c.dim, kSlab * kernel_.step) + slabs + 2;
   const double n = static_cast<double>(roundings) * kernel_.unit;
-  const double magnitude = norm * c.norm + c.half_norm;
-  const double storage = residual * c.norm + (norm + residual) * c.residual;
-  const double underflow = 0x1p-125 * static_cast<double>(c.dim + 2) * (1 + norm + c.norm);
-  const double bound = storage + n / (1 - n) * magnitude + 0x1p-24 * c.half_norm + underflow;
-  const bool representable = n < 0.5 && magnitude < 1e38;
-  return representable ? 2.001 * bound : std::numeric_limits<double>::infinity();
+  rounding_ = n < 0.5 ? n / (1 - n) + 0x1p-22 : std::numeric_limits<double>::infinity();
+  std::fill_n(norms_.get(), c.padded_clusters(), 0.0f);
+  std::fill_n(slacks_.get(), c.padded_clusters(), 0.0f);
+  for (int64_t k = 0; k < c.clusters; ++k) {
+    norm_ = std::max(norm_, c.norms[k]);
+    half_ = std::max(half_, c.halves[k]);
+  }
+  for (int64_t k = 0; k < c.clusters; ++k)  // not of tiny centres, of which underflow may leave nothing
+    if (c.norms[k] > 0x1p-20 * norm_) relative_ = std::max(relative_, c.residuals[k] / c.norms[k]);
+  for (int64_t k = 0; k < c.clusters; ++k) {
+    rest_ = std::max(rest_, c.residuals[k] - relative_ * c.norms[k]);
+    norms_.get()[k] = static_cast<float>(c.norms[k]);
+    slacks_.get()[k] = static_cast<float>(1.001 * rounding_ * c.halves[k]);
+  }
+}
+
+// For a point of that packed norm and packing residual.
+Screened Screen::bounds(double norm, double residual) const {
+  const double slope = norm * (rounding_ + relative_) + residual * (1 + relative_);
+  const double underflow = 0x1p-124 * static_cast<double>(centers_.dim + 2) * (1 + norm + norm_);
+  const double margin = 2.002 * ((norm + residual) * rest_ + underflow);
+  // false for NaN
+  const bool bounded = norm * norm_ + half_ < 1e37 && 1.001 * slope * norm_ + rounding_ * half_ < 1e37 && margin < 1e37;
+  return {static_cast<float>(1.001 * slope), static_cast<float>(1.001 * margin), kNone, bounded ? 0 : -1};
 }
 
 void Screen::pack(const int64_t* point, int64_t count, ScreenScratch& s) const {
@@ -95,9 +121,7 @@ void Screen::pack(const int64_t* point, int64_t count, ScreenScratch& s) const {
     const double norm = norm_above(sums[0], centers_.dim);
     double residual = norm_above(sums[1], centers_.dim);
     residual += 0x1p-23 * (norm + residual);  // the float32 subtraction of the mean
-    const double margin = this->margin(norm, residual);
-    const bool bounded = margin < std::numeric_limits<float>::max();  // false for NaN
-    s.rows[i] = {margin, kNone, bounded ? 0 : -1};
+    s.rows[i] = bounds(norm, residual);
   }
   const int64_t padded = (count + kernel_.rows - 1) / kernel_.rows * kernel_.rows;
   std::fill(s.points.get() + count * stride_, s.points.get() + padded * stride_, 0.0f);
@@ -124,20 +148,22 @@ void Screen::collect(int64_t first_center, int64_t width, int64_t count, ScreenS
     const float* scores = s.scores.get() + i * score_stride_;
     int32_t* index = s.index.data() + i * kCapacity;
     float* score = s.score.data() + i * kCapacity;
-    const float best = kernel_.largest(scores, width);
+    const float *norm = norms_.get() + first_center, *slack = slacks_.get() + first_center;
+    const float best = kernel_.largest(scores, norm, slack, row.slope, width);
     if (best > row.best) {
       row.best = best;
       if (row.found) prune(row, index, score);
     }
-    if (best < threshold(row)) continue;
     const int room = kCapacity - row.found;
-    const int found = kernel_.select(scores, width, threshold(row), index + row.found, room);
+    const int found =
+        kernel_.select(scores, norm, slack, row.slope, width, threshold(row), index + row.found, room);
     if (found > room) {
       row.found = -1;
       continue;
     }
     for (int j = row.found; j < row.found + found; ++j) {
-      score[j] = scores[index[j]];
+      const int32_t k = index[j];
+      score[j] = std::nextafterf(scores[k] + (row.slope * norm[k] + slack[k]), -kNone);
       index[j] += static_cast<int32_t>(first_center);
     }
     row.found += found;

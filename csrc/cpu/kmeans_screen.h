@@ -1,5 +1,6 @@
-// Finds, for a block of points, the centres that can be nearest: those whose score x.c - |c|^2 / 2 is within
-// twice the error bound of the best (|x|^2 is the same for all centres, so it drops out of the argmin).
+// Finds, for a block of points, the centres that can be nearest: those whose score x.c - |c|^2 / 2 can be, within
+// its error bound, what that of any other is at least (|x|^2 is the same for all centres, so it drops out of the
+// argmin). Each centre has a bound of its own: those far away would blur the ones near a point.
 #pragma once
 #include <vector>
 
@@ -10,8 +11,9 @@ namespace rsprune {
 constexpr int kCapacity = 128;  // candidates kept per point
 
 struct Screened {
-  double margin;  // twice the error bound
-  float best;     // largest score
+  float slope;   // the error bound of centre k is slope norms[k] + slacks[k], and margin / 2 for all
+  float margin;
+  float best;  // the most that a score is at least, but for the margin
   int found;      // candidates, or -1: there are too many, or scores cannot tell
 };
 
@@ -19,7 +21,7 @@ struct ScreenScratch {
   FloatBuffer points, scores, row;
   std::vector<Screened> rows;
   std::vector<int32_t> index;  // [rows, kCapacity] ascending
-  std::vector<float> score;    // [rows, kCapacity]
+  std::vector<float> score;    // [rows, kCapacity] the most that they can be
 };
 
 class Screen {
@@ -41,7 +43,8 @@ class Screen {
   void pack(const int64_t* point, int64_t count, ScreenScratch& s) const;
   void score(int64_t first_center, int64_t width, int64_t count, ScreenScratch& s) const;
   void collect(int64_t first_center, int64_t width, int64_t count, ScreenScratch& s) const;
-  double margin(double norm, double residual) const;
+  void set_bounds();
+  Screened bounds(double norm, double residual) const;
 
   const void* x_;
   Float type_;
@@ -51,6 +54,11 @@ class Screen {
   int64_t stride_;        // words between packed points
   int64_t score_stride_;  // floats between rows of scores
   int64_t block_;         // points per block
+
+  FloatBuffer norms_, slacks_;     // [padded clusters] of the error bound
+  double rounding_ = 0;            // of a score, relative to its magnitude
+  double relative_ = 0, rest_ = 0;  // residual of a centre <= relative_ norm + rest_
+  double norm_ = 0, half_ = 0;     // largest of the centres
 };
 
 }  // namespace rsprune

@@ -96,23 +96,39 @@ void score(const float* points, int64_t point_stride, int64_t groups, const floa
 }
 
 template <class V>
-float largest(const float* score, int64_t n) {
-  auto best = V::load(score);
-  for (int64_t k = V::kLanes; k < n; k += V::kLanes) best = V::max(best, V::load(score + k));
+float largest(const float* score, const float* norm, const float* slack, float slope, int64_t n) {
+  const auto factor = V::broadcast(&slope);
+  const auto least = [&](int64_t k) {
+    return V::sub(V::load(score + k), V::fma(factor, V::load(norm + k), V::load(slack + k)));
+  };
+  auto best = least(0);
+  for (int64_t k = V::kLanes; k < n; k += V::kLanes) best = V::max(best, least(k));
   return V::largest(best);
 }
 
 template <class V>
-int select(const float* score, int64_t n, float threshold, int32_t* index, int capacity) {
-  const auto limit = V::broadcast(&threshold);
+int select(const float* score, const float* norm, const float* slack, float slope, int64_t n, float threshold,
+           int32_t* index, int capacity) {
+  const auto factor = V::broadcast(&slope), limit = V::broadcast(&threshold);
   int found = 0;
   for (int64_t k = 0; k < n; k += V::kLanes) {
-    for (unsigned hits = V::at_least(V::load(score + k), limit); hits; hits &= hits - 1) {
+    const auto most = V::add(V::load(score + k), V::fma(factor, V::load(norm + k), V::load(slack + k)));
+    for (unsigned hits = V::at_least(most, limit); hits; hits &= hits - 1) {
       if (found < capacity) index[found] = static_cast<int32_t>(k + __builtin_ctz(hits));
       ++found;
     }
   }
   return found;
+}
+
+template <class V>
+float rough_distance(const float* a, const float* b, int64_t dim) {  // a multiple of 16
+  auto sum = V::zero();
+  for (int64_t j = 0; j < dim; j += V::kLanes) {
+    const auto d = V::sub(V::load(a + j), V::load(b + j));
+    sum = V::fma(d, d, sum);
+  }
+  return V::sum(sum);
 }
 
 template <class V, int kPoints>
@@ -157,7 +173,8 @@ template <class V>
 constexpr AssignKernel make_assign_kernel(const AssignKernel* precise = nullptr) {
   static_assert(V::kVectors <= 3);
   return {V::kRows, V::kLanes,  V::kVectors, V::kStep,  V::kUnit,           precise, to_float<V>, pack<V>,
-          score<V>, largest<V>, select<V>,   closer<V>, V::squared_distance};
+          score<V>, largest<V>, select<V>,   closer<V>, V::squared_distance,
+          rough_distance<V>};
 }
 
 }  // namespace

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "cpu/aligned.h"
 #include "cpu/texture_kernel.h"
 
 namespace rsprune {
@@ -13,14 +14,13 @@ void texture_cpu(const void* image, Value type, const uint8_t* valid, float* aut
                  float* sharpness, TextureShape shape) {
   const TextureKernel& kernel = texture_kernel(isa());
   const int threads = static_cast<int>(std::clamp<int64_t>(shape.images, 1, omp_get_max_threads()));
-  std::vector<std::vector<double>> scratch(
-      threads);  // allocated here: an exception must not leave a parallel region
-  for (auto& each : scratch) each.resize(texture_scratch(shape));
+  std::vector<AlignedBuffer<double>> scratch;  // allocated here: an exception must not leave a parallel region
+  for (int t = 0; t < threads; ++t) scratch.emplace_back(texture_scratch(shape));
   const int64_t pixels = shape.height * shape.width, values = pixels * shape.channels;
 
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t n = 0; n < shape.images; ++n) {
-    double* own = scratch[omp_get_thread_num()].data();
+    double* own = scratch[omp_get_thread_num()].get();
     const uint8_t* mask = valid ? valid + n * pixels : nullptr;
     TextureResult result{1, 0};
     if (values == 0) {
@@ -39,10 +39,14 @@ void texture_cpu(const void* image, Value type, const uint8_t* valid, float* aut
 void saturated_cpu(const uint8_t* bin, const uint8_t* valid, int64_t* count, TextureShape shape) {
   const TextureKernel& kernel = texture_kernel(isa());
   const int64_t pixels = shape.height * shape.width;
-#pragma omp parallel for schedule(static)
+  const int threads = static_cast<int>(std::clamp<int64_t>(shape.images, 1, omp_get_max_threads()));
+  std::vector<AlignedBuffer<uint8_t>> scratch;
+  for (int t = 0; t < threads; ++t) scratch.emplace_back((shape.channels + 2) * kSaturatedPart);
+
+#pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t n = 0; n < shape.images; ++n)
     count[n] = kernel.saturated(bin + n * pixels * shape.channels, valid ? valid + n * pixels : nullptr,
-                                pixels, shape.channels);
+                                pixels, shape.channels, scratch[omp_get_thread_num()].get());
 }
 
 }  // namespace rsprune

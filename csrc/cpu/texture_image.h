@@ -4,6 +4,7 @@
 // exact. Images without a mask, nearly all, have a loop of their own: it shares differences that a mask keeps
 // apart. Internal linkage: see kmeans_tile.h.
 #pragma once
+#include "cpu/planes.h"
 #include "cpu/texture_kernel.h"
 
 namespace rsprune {
@@ -288,26 +289,27 @@ TextureResult texture(const T* image, const uint8_t* valid, const TextureShape& 
           sharpness / static_cast<double>(next)};
 }
 
-template <int64_t kChannels>
-int64_t saturated_pixels(const uint8_t* bin, const uint8_t* valid, int64_t pixels, int64_t channels) {
-  if (kChannels) channels = kChannels;
-  int64_t count = 0;
-  for (int64_t i = 0; i < pixels; ++i, bin += channels) {
-    bool all = !valid || valid[i];
-    for (int64_t c = 0; c < channels; ++c) all &= static_cast<uint8_t>(bin[c] + 1) <= 1;  // 255 wraps to 0
-    count += all;
+// The pixels go in parts, whose counts are added up side by side, in bytes, for as long as these can hold them.
+inline int64_t saturated(const uint8_t* bin, const uint8_t* valid, int64_t pixels, int64_t channels,
+                         uint8_t* scratch) {
+  constexpr int64_t kPart = kSaturatedPart, kMost = 255 * kPart;
+  uint8_t *const counts = scratch, *const all = counts + kPart, *const planes = all + kPart;
+  int64_t total = 0;
+  for (int64_t start = 0; start < pixels; start += kMost) {
+    const int64_t end = pixels - start < kMost ? pixels : start + kMost;
+    __builtin_memset(counts, 0, kPart);
+    for (int64_t first = start; first < end; first += kPart) {
+      const int64_t part = end - first < kPart ? end - first : kPart;
+      split(bin + first * channels, part, channels, planes);
+      for (int64_t i = 0; i < part; ++i) all[i] = valid ? valid[first + i] != 0 : 1;
+      for (int64_t c = 0; c < channels; ++c)
+        for (int64_t i = 0; i < part; ++i)
+          all[i] &= static_cast<uint8_t>(planes[c * part + i] + 1) <= 1;  // 255 wraps to 0
+      for (int64_t i = 0; i < part; ++i) counts[i] += all[i];
+    }
+    for (int64_t i = 0; i < kPart; ++i) total += counts[i];
   }
-  return count;
-}
-
-inline int64_t saturated(const uint8_t* bin, const uint8_t* valid, int64_t pixels, int64_t channels) {
-  switch (channels) {
-    case 1:
-      return saturated_pixels<1>(bin, valid, pixels, 1);
-    case 3:
-      return saturated_pixels<3>(bin, valid, pixels, 3);
-  }
-  return saturated_pixels<0>(bin, valid, pixels, channels);
+  return total;
 }
 
 }  // namespace

@@ -10,6 +10,8 @@ struct TextureResult {
   double autocorrelation, sharpness;
 };
 
+constexpr int64_t kSaturatedPart = 1024;  // pixels
+
 struct TextureKernel {
   // image [height, width, channels]; valid [height, width] or nullptr; scratch: texture_scratch(shape)
   // doubles
@@ -17,7 +19,9 @@ struct TextureKernel {
   TextureResult (*u16)(const uint16_t* image, const uint8_t* valid, const TextureShape& shape,
                        double* scratch);
   TextureResult (*f32)(const float* image, const uint8_t* valid, const TextureShape& shape, double* scratch);
-  int64_t (*saturated)(const uint8_t* bin, const uint8_t* valid, int64_t pixels, int64_t channels);
+  // scratch: (channels + 2) kSaturatedPart bytes
+  int64_t (*saturated)(const uint8_t* bin, const uint8_t* valid, int64_t pixels, int64_t channels,
+                       uint8_t* scratch);
 };
 
 // Values between rows: an odd number of cache lines, so that rows do not share all their cache sets.
@@ -25,11 +29,11 @@ inline int64_t texture_stride(int64_t span) { return (span + 31) / 32 * 32 + 16;
 
 inline int64_t texture_scratch(const TextureShape& shape) {
   const int64_t span = shape.width * shape.channels;
-  constexpr int64_t kTotals = 6, kSums = 9, kRows = kTextureBlock + 2;
-  return 2 * shape.channels + (kTotals + kSums) * span + kRows * texture_stride(span);
+  constexpr int64_t kTotals = 6, kSums = 9, kRows = kTextureBlock + 2, kPast = 64;
+  return kPast * shape.channels + (kTotals + kSums) * span + kRows * texture_stride(span);
 }
 
-extern const TextureKernel kTexturePortable, kTextureAvx2;
+extern const TextureKernel kTexturePortable, kTextureAvx2, kTextureAvx512;
 
 const TextureKernel& texture_kernel(Isa isa);
 

@@ -1,96 +1,82 @@
-#include <algorithm>
-
-#include "cuda/check.cuh"
 #include "entropy.h"
+
+#include <cstdlib>
+
+#include "cuda/entropy_fast.cuh"
+#include "cuda/entropy_simple.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/route.h"
 
 namespace rsprune {
 namespace {
 
-constexpr int kThreads = 256;  // one per bin when a histogram is summed
-constexpr int kWarps = kThreads / 32;
-constexpr int kCopies = 4;  // histograms that warps share, so that fewer atomics meet
-constexpr int64_t kTable = 4097;
+struct Call {
+  const void* image;
+  const uint8_t *valid, *lut;
+  float* out;
+  EntropyShape shape;
+  cudaStream_t stream;
+  int64_t patches() const { return shape.images * shape.rows() * shape.cols(); }
+  int64_t area() const {
+    return std::min(shape.patch, shape.height) * std::min(shape.patch, shape.width);
+  }
+};
 
-__device__ uint64_t term(int64_t count) {
-  if (count < 2) return 0;
-  const double c = static_cast<double>(count);
-  return static_cast<uint64_t>(llrint(c * log2(c) * kEntropyScale));
+template <typename T>
+void launch_simple(const Call& c) {
+  const auto blocks = std::min<int64_t>(c.patches(), 1 << 12);  // each builds the table
+  enqueue(c.stream, blocks, entropy_simple::kThreads, 0, entropy_simple::patch_entropy_kernel<T>,
+          static_cast<const T*>(c.image), c.valid, c.lut, c.out, c.shape);
 }
 
-// One block per patch, its bands in turn.
-template <typename T>
-__global__ void __launch_bounds__(kThreads)
-    patch_entropy_kernel(const T* __restrict__ image, const uint8_t* __restrict__ valid,
-                         const uint8_t* __restrict__ lut, float* __restrict__ out, EntropyShape s) {
-  constexpr int64_t kValues = int64_t{1} << (8 * sizeof(T));
-  __shared__ uint32_t histogram[kCopies][kThreads];
-  __shared__ uint32_t table[kTable];  // T[c]: 2^32 is above 4096 log2 4096 2^16
-  __shared__ uint64_t sums[kWarps];
-  __shared__ uint32_t counts[kWarps];
-  const int bin = threadIdx.x, warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+template <typename T, int kBands, int kBytes, bool kTable>
+void launch_fast(const Call& c, bool whole_pieces) {
+  using Block = entropy_fast::Block<kBands>;
+  const auto kernel = entropy_fast::patch_entropy_kernel<T, kBands, kBytes, kTable>;
+  const int bands = static_cast<int>(c.shape.channels), bytes = Block::shared_bytes(bands, c.area());
+  const int64_t per_block = 32 / bands * Block::kWarps, batches = (c.patches() + per_block - 1) / per_block;
+  const int64_t blocks = std::min<int64_t>(batches, resident_blocks(kernel, Block::kWarps * 32, bytes));
+  enqueue(c.stream, blocks, Block::kWarps * 32, bytes, kernel, static_cast<const T*>(c.image), c.valid, c.lut,
+          c.out, c.shape, whole_pieces);
+}
 
-  const int64_t area = min(s.patch, s.height) * min(s.patch, s.width);
-  for (int64_t c = threadIdx.x; c < min(kTable, area + 1); c += kThreads)
-    table[c] = static_cast<uint32_t>(term(c));
+// 16 bytes at a time, or 8 where a patch has too few for a warp or its rows start between multiples of 16.
+template <typename T, int kBands, bool kTable>
+void launch_pieces(const Call& c) {
+  const bool sixteen = entropy_fast::fits<T>(c.shape, c.image, 16) &&
+                       c.area() * c.shape.channels * static_cast<int64_t>(sizeof(T)) >= 512;
+  if (sixteen)
+    launch_fast<T, kBands, 16, kTable>(c, true);
+  else
+    launch_fast<T, kBands, 8, kTable>(c, entropy_fast::fits<T>(c.shape, c.image, 8));
+}
 
-  const int64_t rows = (s.height + s.patch - 1) / s.patch, cols = (s.width + s.patch - 1) / s.patch;
-  const int64_t patches = s.images * rows * cols;
-  for (int64_t p = blockIdx.x; p < patches; p += gridDim.x) {
-    const int64_t n = p / (rows * cols), y = p / cols % rows * s.patch, x = p % cols * s.patch;
-    const int height = static_cast<int>(min(s.patch, s.height - y));
-    const int width = static_cast<int>(min(s.patch, s.width - x));
-    const int64_t first = (n * s.height + y) * s.width + x;
-    for (int c = 0; c < s.channels; ++c) {
-      const uint8_t* bins = lut ? lut + (s.lut_bands == 1 ? 0 : c * kValues) : nullptr;
-      for (int i = 0; i < kCopies; ++i) histogram[i][bin] = 0;
-      __syncthreads();
-      for (int row = warp; row < height; row += kWarps) {
-        const int64_t pixel = first + row * s.width;
-        for (int i = lane; i < width; i += 32) {
-          if (valid && !valid[pixel + i]) continue;
-          const T value = image[(pixel + i) * s.channels + c];
-          atomicAdd(&histogram[warp % kCopies][bins ? bins[value] : value & 255], 1u);
-        }
-      }
-      __syncthreads();
-
-      uint32_t count = 0;
-      for (int i = 0; i < kCopies; ++i) count += histogram[i][bin];
-      uint64_t sum = count < kTable ? table[count] : term(count);
-      for (int offset = 16; offset; offset /= 2) {
-        sum += __shfl_down_sync(~0u, sum, offset);
-        count += __shfl_down_sync(~0u, count, offset);
-      }
-      if (lane == 0) sums[warp] = sum, counts[warp] = count;
-      __syncthreads();
-      if (threadIdx.x == 0) {
-        uint64_t total = 0;
-        int64_t counted = 0;
-        for (int w = 0; w < kWarps; ++w) total += sums[w], counted += counts[w];
-        const double scale = static_cast<double>(counted) * kEntropyScale;
-        out[p * s.channels + c] =
-            counted ? static_cast<float>(static_cast<double>(term(counted) - total) / scale) : nanf("");
-      }
-    }
+void launch_fast(const Call& c, Pixel type) {
+  if (type == Pixel::u16)
+    return c.shape.channels == 1 ? launch_pieces<uint16_t, 1, true>(c) : launch_pieces<uint16_t, 0, true>(c);
+  if (c.lut) return launch_pieces<uint8_t, 0, true>(c);
+  switch (c.shape.channels) {
+    case 1:
+      return launch_pieces<uint8_t, 1, false>(c);
+    case 3:
+      return launch_pieces<uint8_t, 3, false>(c);
+    case 4:
+      return launch_pieces<uint8_t, 4, false>(c);
   }
+  launch_pieces<uint8_t, 0, false>(c);
 }
 
 }  // namespace
 
 void patch_entropy_cuda(const void* image, Pixel type, const uint8_t* valid, const uint8_t* lut, float* out,
                         EntropyShape shape, void* stream) {
-  const int64_t patches = shape.images * shape.rows() * shape.cols();
-  if (patches == 0 || shape.channels == 0) return;
-  const auto blocks =
-      static_cast<unsigned>(std::min<int64_t>(patches, 1 << 12));  // each builds the table once
-  const auto on = static_cast<cudaStream_t>(stream);
-  if (type == Pixel::u8)
-    patch_entropy_kernel<<<blocks, kThreads, 0, on>>>(static_cast<const uint8_t*>(image), valid, lut, out,
-                                                      shape);
-  else
-    patch_entropy_kernel<<<blocks, kThreads, 0, on>>>(static_cast<const uint16_t*>(image), valid, lut, out,
-                                                      shape);
-  RSPRUNE_CUDA_CHECK(cudaGetLastError());
+  const Call c{image, valid, lut, out, shape, static_cast<cudaStream_t>(stream)};
+  if (c.patches() == 0 || shape.channels == 0) return;
+  const EntropyRoute route = entropy_route(std::getenv("RSPRUNE_CUDA_ENTROPY"), device_capability());
+  if (route == EntropyRoute::fast && c.area() <= entropy_fast::kMostArea &&
+      shape.channels <= entropy_fast::kMostBands)
+    return launch_fast(c, type);
+  type == Pixel::u8 ? launch_simple<uint8_t>(c) : launch_simple<uint16_t>(c);
 }
 
 }  // namespace rsprune

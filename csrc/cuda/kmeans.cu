@@ -1,211 +1,161 @@
-// Two kernels: scores in float32 with the best two of each row, which prove most labels, and a pass of one
-// warp per row that measures the distance to a proven centre and decides the others in float64, exactly if
-// need be. Plain FMA code for every architecture; the reference for faster ones.
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
-#include <algorithm>
-#include <cstdint>
-
-#include "cuda/check.cuh"
-#include "exact.h"
+// Launches of the assignment. The simple route needs two kernels and no memory; those on matrix units score
+// in 16 bits (screen_mma.cuh, screen_wgmma.cuh), prove what they can (certify.cuh) and decide the rest.
 #include "kmeans.h"
+
+#include <cstdlib>
+#include <string>
+
+#include "cuda/certify.cuh"
+#include "cuda/kmeans_simple.cuh"
+#include "cuda/launch.cuh"
+#include "cuda/plan.h"
+#include "cuda/route.h"
+#include "cuda/screen_mma.cuh"
+#include "cuda/screen_wgmma.h"
 
 namespace rsprune {
 namespace {
 
-constexpr int kTile = 64;  // points and centres per block
-constexpr int kSlab = 16;  // dimensions at a time
-constexpr int kSide = 4;   // each of 16 x 16 threads scores 4 points x 4 centres
-constexpr int kThreads = 256;
-constexpr int kUnproven = -2;  // label of a row that the second kernel decides
-
-__device__ float to_float(float v) { return v; }
-__device__ float to_float(__half v) { return __half2float(v); }
-__device__ float to_float(__nv_bfloat16 v) { return __bfloat162float(v); }
-
-// Copies rows [first, first + 64) x dims [at, at + 16) of a matrix, transposed, and adds up squares of rows:
-// thread t has row t / 4, and four dimensions.
+// What rows are in 16 bits: float32 becomes float16, of which three more significand bits are left than of
+// bfloat16; a row out of its range is decided in float32.
 template <typename T>
-__device__ void load_slab(const T* __restrict__ from, int64_t first, int64_t rows, int64_t at, int64_t dim,
-                          float (*to)[kTile + 4], double& squares) {
-  const int row = threadIdx.x / 4;
-  for (int i = 0; i < 4; ++i) {
-    const int j = threadIdx.x % 4 * 4 + i;
-    const bool inside = first + row < rows && at + j < dim;
-    const float v = inside ? to_float(from[(first + row) * dim + at + j]) : 0.0f;
-    to[j][row] = v;
-    squares += static_cast<double>(v) * v;
-  }
-}
+struct Packed {
+  using type = T;
+};
+template <>
+struct Packed<float> {
+  using type = __half;
+};
 
-__device__ double quad_sum(double v) {
-  v += __shfl_xor_sync(~0u, v, 1);
-  return v + __shfl_xor_sync(~0u, v, 2);
+AssignRoute route() { return assign_route(std::getenv("RSPRUNE_CUDA_KERNEL"), device_capability()); }
+
+AssignPlan make_plan(AssignRoute route, const void* x, Float type, AssignShape s) {
+  const bool wgmma = route == AssignRoute::wgmma;
+  const bool pack = type == Float::f32 || s.dim % kChunk != 0 || reinterpret_cast<uintptr_t>(x) % 16 != 0;
+  return assign_plan(s.points, s.clusters, s.dim, pack, wgmma ? screen_wgmma::kRows : mma::kRows,
+                     multiprocessors() * (wgmma ? 1 : 2), wgmma && s.dim <= screen_wgmma::kResidentDim);
 }
 
 template <typename T>
-__global__ void __launch_bounds__(kThreads)
-    score_kernel(const T* __restrict__ x, const float* __restrict__ center, int32_t* __restrict__ label,
-                 AssignShape s) {
-  __shared__ float points[kSlab][kTile + 4], centers[kSlab][kTile + 4];
-  __shared__ float half_norm[kTile], point_norm[kTile];  // inf: a centre that cannot be chosen
-  __shared__ float largest_norm[kTile];                  // of the centres that one thread quad has seen
-  const int ty = threadIdx.x / 16, tx = threadIdx.x % 16;
-  const int64_t first = static_cast<int64_t>(blockIdx.x) * kTile;
-  float best[kSide], second[kSide];
-  int32_t index[kSide];
-  for (int r = 0; r < kSide; ++r) best[r] = second[r] = -INFINITY, index[r] = -1;
-  if (threadIdx.x < kTile) largest_norm[threadIdx.x] = 0;
+void launch_simple(const T* x, const float* center, int32_t* label, float* distance, int64_t* rechecked,
+                   AssignShape s, cudaStream_t stream) {
+  enqueue(stream, (s.points + simple::kTile - 1) / simple::kTile, simple::kThreads, 0,
+          simple::score_kernel<T>, x, center, label, s);
+  enqueue(stream, blocks_for(s.points, simple::kThreads / 32), simple::kThreads, 0, simple::decide_kernel<T>,
+          x, center, label, distance, rechecked, s);
+}
 
-  for (int64_t k = 0; k < s.clusters; k += kTile) {
-    float score[kSide][kSide] = {};
-    double point_squares = 0, center_squares = 0;
-    for (int64_t at = 0; at < s.dim; at += kSlab) {
-      __syncthreads();
-      load_slab(x, first, s.points, at, s.dim, points, point_squares);
-      load_slab(center, k, s.clusters, at, s.dim, centers, center_squares);
-      __syncthreads();
-#pragma unroll
-      for (int j = 0; j < kSlab; ++j) {
-        const float4 p = *reinterpret_cast<const float4*>(&points[j][ty * kSide]);
-        const float4 c = *reinterpret_cast<const float4*>(&centers[j][tx * kSide]);
-        const float a[kSide] = {p.x, p.y, p.z, p.w}, b[kSide] = {c.x, c.y, c.z, c.w};
-#pragma unroll
-        for (int r = 0; r < kSide; ++r)
-#pragma unroll
-          for (int i = 0; i < kSide; ++i) score[r][i] = fmaf(a[r], b[i], score[r][i]);
-      }
-    }
-    point_squares = quad_sum(point_squares);
-    center_squares = quad_sum(center_squares);
-    if (threadIdx.x % 4 == 0) {
-      const int row = threadIdx.x / 4;
-      const bool usable = k + row < s.clusters && isfinite(center_squares);
-      half_norm[row] = usable ? __double2float_rn(center_squares / 2) : INFINITY;
-      if (usable) largest_norm[row] = fmaxf(largest_norm[row], __double2float_ru(sqrt(center_squares)));
-      point_norm[row] = __double2float_ru(sqrt(point_squares));
-    }
-    __syncthreads();
-#pragma unroll
-    for (int i = 0; i < kSide; ++i) {
-      const float half = half_norm[tx * kSide + i];
-      const auto at = static_cast<int32_t>(k + tx * kSide + i);
-#pragma unroll
-      for (int r = 0; r < kSide; ++r) {
-        const float v = half < INFINITY ? score[r][i] - half : -INFINITY;
-        second[r] = fmaxf(second[r], fminf(v, best[r]));
-        index[r] = v > best[r] ? at : index[r];
-        best[r] = fmaxf(v, best[r]);
-      }
-    }
-  }
-
-  __syncthreads();
-  float c = 0;
-  for (int i = 0; i < kTile; ++i) c = fmaxf(c, largest_norm[i]);
-  for (int r = 0; r < kSide; ++r) {
-    for (int offset = 8; offset; offset /= 2) {
-      const float other = __shfl_xor_sync(~0u, best[r], offset);
-      const float runner_up = __shfl_xor_sync(~0u, second[r], offset);
-      const int32_t at = __shfl_xor_sync(~0u, index[r], offset);
-      second[r] = fmaxf(fmaxf(second[r], runner_up), fminf(best[r], other));
-      if (other > best[r]) best[r] = other, index[r] = at;
-    }
-    const int64_t row = first + ty * kSide + r;
-    if (tx != 0 || row >= s.points) continue;
-    // The bound of csrc/cpu/kmeans.cpp without its storage terms: the inputs are used as they are.
-    const double y = point_norm[ty * kSide + r], n = static_cast<double>(s.dim + 3) * 0x1p-24;
-    const double magnitude = y * c + 0.5 * c * c;
-    const double underflow = 0x1p-125 * static_cast<double>(s.dim + 2) * (1 + y + c);
-    const double margin = 2.001 * (n / (1 - n) * magnitude + 0x1p-24 * c * c + underflow);
-    const double gap = static_cast<double>(best[r]) - second[r];  // NaN or inf where nothing was scored
-    const bool proven = n < 0.5 && magnitude < 1e38 && index[r] >= 0 && gap > margin;
-    label[row] = proven ? index[r] : kUnproven;
-  }
+template <typename H>
+void screen(AssignRoute route, mma::Operands<H> operands, const float* half_norm, ScreenedRows screened,
+            const AssignPlan& p, cudaStream_t stream) {
+  if (route == AssignRoute::wgmma)
+    return screen_wgmma::launch(operands.x, operands.center, std::is_same_v<H, __half>, half_norm, screened,
+                                p, stream);
+  const int64_t items = (screened.rows + mma::kRows - 1) / mma::kRows * p.splits;
+  enqueue(stream, blocks_for(items, 1), mma::kThreads, mma::kScreenBytes, mma::screen_kernel<H>, operands,
+          half_norm, screened, p.center_tiles);
 }
 
 template <typename T>
-__device__ double squared_distance(const T* x, const float* c, int64_t dim) {  // by a warp
-  double sum = 0;
-  for (int64_t j = threadIdx.x % 32; j < dim; j += 32) {
-    const double d = static_cast<double>(to_float(x[j])) - c[j];
-    sum = fma(d, d, sum);
-  }
-  for (int offset = 16; offset; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
-  return sum;
-}
+void launch_matrix(AssignRoute route, const T* x, Float type, const float* center, int32_t* label,
+                   float* distance, const RowBounds* bounds, int64_t* rechecked, char* workspace,
+                   AssignShape s, cudaStream_t stream) {
+  using H = typename Packed<T>::type;
+  const AssignPlan p = make_plan(route, x, type, s);
+  auto* center_bounds = reinterpret_cast<CenterBounds*>(workspace + p.zeroed);
+  auto* count = reinterpret_cast<uint32_t*>(workspace + p.zeroed + 128);
+  auto* packed_centers = reinterpret_cast<H*>(workspace + p.centers);
+  auto* half_norm = reinterpret_cast<float*>(workspace + p.half_norm);
+  auto* packed_rows = reinterpret_cast<H*>(workspace + p.rows);
+  const bool pack = p.rows < p.bytes;
+  const unsigned workers = multiprocessors() * 8;
 
-template <typename T>
-__device__ int compare_exactly(const T* x, const float* a, const float* b, int64_t dim) {
-  ExactSum sum;
-  for (int64_t j = 0; j < dim; ++j) add_distance_difference(sum, to_float(x[j]), a[j], b[j]);
-  return sum.sign();
-}
+  RSPRUNE_CUDA_CHECK(cudaMemsetAsync(center_bounds, 0, sizeof *center_bounds, stream));
+  enqueue(stream, blocks_for(p.padded_clusters(), 8), 256, 0, pack_centers_kernel<H>, center, packed_centers,
+          half_norm, center_bounds, s, p.padded_clusters(), p.pitch);
 
-// One warp per point.
-template <typename T>
-__global__ void __launch_bounds__(kThreads)
-    decide_kernel(const T* __restrict__ x, const float* __restrict__ center, int32_t* __restrict__ label,
-                  float* __restrict__ distance, AssignShape s) {
-  constexpr int kWarps = kThreads / 32;
-  const double error = 0x1p-52 * static_cast<double>(s.dim + 4);
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / 32; i < s.points;
-       i += static_cast<int64_t>(gridDim.x) * kWarps) {
-    const T* row = x + i * s.dim;
-    int32_t nearest = label[i];
-    double d = nan("");
-    if (nearest >= 0) {
-      d = squared_distance(row, center + nearest * s.dim, s.dim);
+  for (int64_t first = 0; first < s.points; first += p.chunk) {
+    const int64_t rows = std::min(p.chunk, s.points - first);
+    const T* from = x + first * s.dim;
+    float* measured = distance ? distance + first : nullptr;
+    const H* operand;
+    if (pack) {
+      enqueue(stream, blocks_for(rows * p.pitch, 2048), 256, 0, pack_rows_kernel<T, H>, from, packed_rows,
+              rows, s.dim, p.pitch);
+      operand = packed_rows;
     } else {
-      nearest = -1;
-      for (int64_t k = 0; k < s.clusters; ++k) {
-        const double other = squared_distance(row, center + k * s.dim, s.dim);
-        if (!isfinite(other))
-          continue;  // float32 values cannot overflow it: the row or the centre is not finite
-        if (nearest >= 0) {
-          if (other * (1 - error) > d * (1 + error)) continue;
-          if (other * (1 + error) >= d * (1 - error) &&
-              compare_exactly(row, center + k * s.dim, center + nearest * s.dim, s.dim) >= 0)
-            continue;
-        }
-        nearest = static_cast<int32_t>(k);
-        d = other;
-      }
+      operand = reinterpret_cast<const H*>(from);
     }
-    if (threadIdx.x % 32 == 0) {
-      label[i] = nearest;
-      distance[i] = static_cast<float>(d);
-    }
+    const mma::Operands<H> operands{operand, packed_centers, p.pitch};
+    const ScreenedRows screened{reinterpret_cast<float*>(workspace + p.best),
+                                reinterpret_cast<float*>(workspace + p.second),
+                                reinterpret_cast<int32_t*>(workspace + p.label), rows, p.splits};
+    const UnprovenRows unproven{reinterpret_cast<int32_t*>(workspace + p.unproven),
+                                reinterpret_cast<float*>(workspace + p.threshold), count};
+    RSPRUNE_CUDA_CHECK(cudaMemsetAsync(count, 0, sizeof *count, stream));
+    screen<H>(route, operands, half_norm, screened, p, stream);
+    if (bounds && !distance)
+      enqueue(stream, blocks_for(rows, 256), 256, 0, certify_kernel, screened, bounds + first, center_bounds,
+              s.dim, label + first, unproven);
+    else
+      enqueue(stream, blocks_for(rows, 8), 256, 0, certify_rows_kernel<H, T>, from, center, screened,
+              center_bounds, s.dim, label + first, measured, unproven);
+    enqueue(stream, std::min(workers, blocks_for(rows, mma::kRows)), mma::kThreads, mma::kRecheckBytes,
+            mma::recheck_kernel<H, T>, from, center, operands, half_norm, unproven, s, p.center_tiles,
+            label + first, measured, rechecked);
   }
 }
 
 template <typename T>
-void launch(const void* x, const float* center, int32_t* label, float* distance, AssignShape s,
-            cudaStream_t stream) {
-  const int64_t blocks = (s.points + kTile - 1) / kTile;
-  if (blocks > INT32_MAX) throw std::runtime_error("x has more rows than one launch can take");
-  const auto* points = static_cast<const T*>(x);
-  score_kernel<<<static_cast<unsigned>(blocks), kThreads, 0, stream>>>(points, center, label, s);
-  RSPRUNE_CUDA_CHECK(cudaGetLastError());
-  const auto warps = static_cast<unsigned>(std::min<int64_t>((s.points + 7) / 8, 1 << 20));
-  decide_kernel<<<warps, kThreads, 0, stream>>>(points, center, label, distance, s);
-  RSPRUNE_CUDA_CHECK(cudaGetLastError());
+void launch(const void* x, Float type, const float* center, int32_t* label, float* distance,
+            const float* bounds, int64_t* rechecked, void* workspace, AssignShape s, cudaStream_t stream) {
+  const auto* rows = static_cast<const T*>(x);
+  const AssignRoute chosen = route();
+  if (chosen == AssignRoute::simple)
+    launch_simple(rows, center, label, distance, rechecked, s, stream);
+  else
+    launch_matrix(chosen, rows, type, center, label, distance, reinterpret_cast<const RowBounds*>(bounds),
+                  rechecked, static_cast<char*>(workspace), s, stream);
+}
+
+template <typename T>
+void launch_bounds(const void* x, float* bounds, AssignShape s, cudaStream_t stream) {
+  enqueue(stream, blocks_for(s.points, 8), 256, 0, row_bounds_kernel<typename Packed<T>::type, T>,
+          static_cast<const T*>(x), reinterpret_cast<RowBounds*>(bounds), s.points, s.dim);
 }
 
 }  // namespace
 
-void kmeans_assign_cuda(const void* x, Float type, const float* center, int32_t* label, float* distance,
-                        AssignShape shape, void* stream) {
+int64_t kmeans_workspace_cuda(const void* x, Float type, AssignShape shape) {
+  const AssignRoute chosen = route();
+  return chosen == AssignRoute::simple || shape.points == 0 ? 0 : make_plan(chosen, x, type, shape).bytes;
+}
+
+void kmeans_bounds_cuda(const void* x, Float type, float* bounds, AssignShape shape, void* stream) {
   if (shape.points == 0) return;
   const auto on = static_cast<cudaStream_t>(stream);
   switch (type) {
     case Float::f32:
-      return launch<float>(x, center, label, distance, shape, on);
+      return launch_bounds<float>(x, bounds, shape, on);
     case Float::f16:
-      return launch<__half>(x, center, label, distance, shape, on);
+      return launch_bounds<__half>(x, bounds, shape, on);
     case Float::bf16:
-      return launch<__nv_bfloat16>(x, center, label, distance, shape, on);
+      return launch_bounds<__nv_bfloat16>(x, bounds, shape, on);
+  }
+}
+
+void kmeans_assign_cuda(const void* x, Float type, const float* center, int32_t* label, float* distance,
+                        const float* bounds, int64_t* rechecked, void* workspace, AssignShape shape,
+                        void* stream) {
+  if (shape.points == 0) return;
+  const auto on = static_cast<cudaStream_t>(stream);
+  switch (type) {
+    case Float::f32:
+      return launch<float>(x, type, center, label, distance, bounds, rechecked, workspace, shape, on);
+    case Float::f16:
+      return launch<__half>(x, type, center, label, distance, bounds, rechecked, workspace, shape, on);
+    case Float::bf16:
+      return launch<__nv_bfloat16>(x, type, center, label, distance, bounds, rechecked, workspace, shape, on);
   }
 }
 

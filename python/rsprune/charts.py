@@ -8,16 +8,20 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from html import escape
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.collections import PolyCollection
+from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 WIDTH = 340  # points, so that a phone shows the labels at their own size
 MAX_LABEL = 20  # characters of a scene or source name
 BINS = 48
+COARSE = 3  # degrees; in a smaller area the outlines of land, good to a quarter of a degree, would mislead
 
 # Stand-ins that are replaced in the finished text: matplotlib itself knows no CSS variables.
 INK, SOFT, BAR, ACCENT, RULE = "#010203", "#010204", "#010205", "#010206", "#010207"
@@ -34,18 +38,25 @@ _STYLE = {
 }  # fmt: skip
 
 
-def entropy_histogram(
-    panels: Mapping[str, tuple[np.ndarray, np.ndarray]], threshold: float | None, *, alt: str
+def histogram(
+    panels: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    threshold: float | None,
+    *,
+    label: str,
+    alt: str,
+    log: bool = False,
 ) -> str:
-    """Entropy in bits of all images and of the kept ones, one panel per source.
+    """A score of all images and of the kept ones, one panel per source.
 
     Args:
-        panels: by source name, entropies of all readable images [N] and of the kept ones [M].
-        threshold: bits below which images were dropped; None draws no line.
+        panels: by source name, values of all readable images [N] and of the kept ones [M].
+        threshold: beyond which images were dropped; None draws no line.
+        label: score and unit.
         alt: what the chart shows, in words.
+        log: whether bars grow with the logarithm of the number, where most images share one value.
     """
     values = np.concatenate([a for a, _ in panels.values()]) if panels else np.empty(0)
-    lo, hi = (values.min(), values.max()) if len(values) else (0, 8)
+    lo, hi = (float(values.min()), float(values.max())) if len(values) else (0, 8)
     if threshold is not None:
         lo, hi = min(lo, threshold), max(hi, threshold)
     if hi - lo < 1e-3:
@@ -60,17 +71,20 @@ def entropy_histogram(
         axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
         for axis, (name, (everything, kept)) in zip(axes, panels.items(), strict=True):
             counts, kept_counts = np.histogram(everything, edges)[0], np.histogram(kept, edges)[0]
-            widths = np.diff(edges)
-            axis.bar(edges[:-1], counts, widths * 0.86, align="edge", color=BAR, linewidth=0)
-            axis.bar(edges[:-1], kept_counts, widths * 0.86, align="edge", color=ACCENT, linewidth=0)
+            if log:
+                axis.set_yscale("log", nonpositive="clip")
+            for heights, colour in ((counts, BAR), (kept_counts, ACCENT)):
+                axis.stairs(heights, edges, fill=True, color=colour, linewidth=0, baseline=0.5 if log else 0)
             if threshold is not None:
                 axis.axvline(threshold, color=INK, linewidth=1, dashes=(3, 2))
             axis.set_yticks([])
-            axis.set_ylim(0, max(counts.max(initial=1), 1) * 1.05)
+            axis.minorticks_off()
+            highest = max(counts.max(initial=1), 1)
+            axis.set_ylim(*((0.5, highest * 2) if log else (0, highest * 1.05)))
             if len(panels) > 1:
                 axis.set_title(_short(name), loc="left", fontsize=11, color=INK, pad=2)
         axes[-1].set_xlim(edges[0], edges[-1])
-        axes[-1].set_xlabel("patch entropy, bits", fontsize=11)
+        axes[-1].set_xlabel(label, fontsize=11)
         axes[-1].xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
 
     return _svg(draw, height=150 if len(panels) < 2 else 40 + 84 * len(panels), alt=alt)
@@ -102,6 +116,68 @@ def scene_shares(scenes: Sequence[tuple[str, float, float]], *, alt: str) -> str
         axis.set_axisbelow(True)
 
     return _svg(draw, height=34 + 19 * len(scenes), alt=alt)
+
+
+def scatter(points: np.ndarray, kept: np.ndarray, *, alt: str) -> str:
+    """Images as points [N, 2], the kept ones [N] bool on top in another colour."""
+
+    def draw(figure: Figure) -> None:
+        axis = figure.add_axes((0, 0, 1, 1))
+        axis.axis("off")
+        axis.scatter(*points[~kept].T, s=5, color=BAR, linewidths=0)
+        axis.scatter(*points[kept].T, s=9, color=ACCENT, linewidths=0)
+
+    return _svg(draw, height=260, alt=alt)
+
+
+def overview(
+    areas: Sequence[tuple[tuple[float, float, float, float], int]], land: Sequence[np.ndarray], *, alt: str
+) -> str:
+    """A map of the earth with a dot per area, the larger the more images it has.
+
+    Args:
+        areas: south, north, west and east (degrees) of each, and its images.
+        land: rings of longitude and latitude [n, 2], degrees.
+        alt: what the map shows, in words.
+    """
+    most = max(n for _, n in areas)
+
+    def draw(figure: Figure) -> None:
+        axis = figure.add_axes((0, 0, 1, 1))
+        axis.axis("off")
+        axis.add_collection(PolyCollection(land, facecolor=RULE, edgecolor="none"))
+        for (south, north, west, east), n in areas:
+            size = 12 + 60 * math.sqrt(n / most)
+            axis.scatter((west + east) / 2, (south + north) / 2, s=size, color=ACCENT, linewidths=0, zorder=2)
+        axis.set(xlim=(-180, 180), ylim=(-60, 85), aspect=1)
+
+    return _svg(draw, height=WIDTH * 145 / 360, alt=alt)
+
+
+def density(grid: Mapping[str, Any], land: Sequence[np.ndarray], *, alt: str) -> str:
+    """Images per cell of an area, and kept ones beside them.
+
+    Args:
+        grid: an area as from `report_maps.density`.
+        land: rings of longitude and latitude [n, 2], degrees.
+        alt: what the maps show, in words.
+    """
+    lat, lon = grid["lat"], grid["lon"]
+    wide = (lon[-1] - lon[0]) / (lat[-1] - lat[0]) / grid["aspect"]
+
+    def draw(figure: Figure) -> None:
+        scale = LogNorm(0.7, max(2, grid["images"].max()))
+        for axis, name in zip(figure.subplots(1, 2), ("images", "kept"), strict=True):
+            if max(lat[-1] - lat[0], lon[-1] - lon[0]) > COARSE:
+                axis.add_collection(PolyCollection(land, facecolor=RULE, edgecolor="none", zorder=1))
+            cells = np.ma.masked_less(grid[name], 1)
+            axis.imshow(cells, cmap="cividis", norm=scale, origin="lower", aspect=grid["aspect"], zorder=2,
+                        extent=(lon[0], lon[-1], lat[0], lat[-1]), interpolation="nearest")  # fmt: skip
+            axis.set(xlim=(lon[0], lon[-1]), ylim=(lat[0], lat[-1]), xticks=[], yticks=[])
+            title = f"{grid[name].sum():,} {'images' if name == 'images' else 'kept'}"
+            axis.set_title(title, loc="left", fontsize=11, color=INK, pad=3)
+
+    return _svg(draw, height=min(30 + WIDTH / 2 / max(wide, 0.5), 400), alt=alt)
 
 
 def _short(name: str) -> str:

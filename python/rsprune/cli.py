@@ -9,11 +9,11 @@ import errno
 import inspect
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
@@ -21,6 +21,7 @@ from rsprune import config, engine, stages
 from rsprune.api import check_workers
 from rsprune.config import absolute, source_values
 from rsprune.errors import ConfigError, RspruneError
+from rsprune.export import Format
 from rsprune.run import Run
 from rsprune.terminal import Terminal
 
@@ -67,22 +68,34 @@ COMMON: dict[str, tuple[Any, Any]] = {
     "quiet": (bool, typer.Option("-q", "--quiet", help="No progress, no notices.")),
     "verbose": (bool, typer.Option("-v", "--verbose", help="Show the traceback of an error.")),
 }
+ABSENT = {"device": "cpu", "overwrite": False, "quiet": False}  # for verbs without these options
+READS_THE_RUN = ("seed", "workers", "device", "config_file")  # options that change nothing once it is finished
 DEFAULTS = {"device": "auto", "overwrite": False, "as_json": False, "quiet": False, "verbose": False}
 
 
-def verb(*sections: str | type) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """A command with the options of `sections`; the function gets its own arguments and `flags`."""
+def verb(
+    *sections: str | type, without: Collection[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command with the options of `sections` and the common ones; it gets its own arguments and `flags`.
+
+    Args:
+        sections: settings whose fields become options.
+        without: options that would have no effect; `flags` holds what they are where nothing was given.
+    """
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         signature = inspect.signature(function, eval_str=True)
         own = [p for p in signature.parameters.values() if p.name != "flags"]
         parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in own]
-        parameters += [p for section in sections for p in _options(section)]
+        parameters += [p for section in sections for p in _options(section) if p.name not in without]
         for name, (kind, opt) in COMMON.items():
             opt.rich_help_panel = "Common"
-            parameters.append(_parameter(name, Annotated[kind, opt], DEFAULTS.get(name)))
+            if name not in without:
+                parameters.append(_parameter(name, Annotated[kind, opt], DEFAULTS.get(name)))
+        absent = {name: ABSENT.get(name) for name in without}
 
         def command(**values: Any) -> None:
+            values = absent | values
             arguments = {p.name: values.pop(p.name) for p in own}
             with in_words(verbose=values["verbose"]):
                 function(**arguments, flags=values)
@@ -117,10 +130,12 @@ def _options(section: str | type) -> Iterator[inspect.Parameter]:
     if isinstance(section, type):  # settings that are not those of a run
         yield from setting_options(section, section.__name__.removesuffix("Config"))
         return
-    yield from setting_options(SECTIONS[section], section.capitalize())
-    if section == "select":
-        help = "Share to drop: --prune 0.85 is --keep 0.15."
-        yield _parameter("prune", Annotated[float | None, typer.Option(help=help, rich_help_panel="Select")])
+    for option in setting_options(SECTIONS[section], section.capitalize()):
+        yield option
+        if option.name == "keep":
+            help = "Share to drop: --prune 0.85 is --keep 0.15."
+            panel = section.capitalize()
+            yield _parameter("prune", Annotated[float | None, typer.Option(help=help, rich_help_panel=panel)])
 
 
 def setting_options(kind: type, panel: str) -> Iterator[inspect.Parameter]:
@@ -128,12 +143,21 @@ def setting_options(kind: type, panel: str) -> Iterator[inspect.Parameter]:
     for name, field in kind.__pydantic_fields__.items():
         if not field.description:
             continue
-        default = "" if field.default in (None, (), False) else f" \\[{field.default}]"
+        default = "" if field.default in (None, (), False) else f" \\[{_plain(field.default)}]"
         flag = f"--{name.replace('_', '-')}"
         if field.default is True:
             flag += f"/--no{flag[1:]}"
-        opt = typer.Option(flag, help=field.description + default, rich_help_panel=panel, show_default=False)
+        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        listed = f" One of {', '.join(choices)}." if choices else ""
+        opt = typer.Option(
+            flag, help=field.description + listed + default, rich_help_panel=panel, show_default=False,
+            metavar="<word>" if choices else None,
+        )  # fmt: skip
         yield _parameter(name, Annotated[AS_TEXT.get(name, field.annotation) | None, opt])
+
+
+def _plain(default: Any) -> str:
+    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
 
 
 def _values(base: dict[str, Any], sources: list[dict[str, Any]], flags: dict[str, Any]) -> dict[str, Any]:
@@ -168,10 +192,23 @@ def _job(
     path: Path, flags: dict[str, Any], sources: list[dict[str, Any]] | None = None
 ) -> Iterator[tuple[stages.Job, Terminal]]:
     """The job that flags describe, its run folder locked; without `sources` on the settings of the run."""
+    job, terminal = _wanted(path, flags, sources)
+    with job.run.lock():
+        yield job, terminal
+
+
+def _wanted(
+    path: Path, flags: dict[str, Any], sources: list[dict[str, Any]] | None
+) -> tuple[stages.Job, Terminal]:
+    """As `_job`; nothing is written or locked."""
     terminal = Terminal(quiet=flags["quiet"] or flags["as_json"], as_json=flags["as_json"])
     base: dict[str, Any] = {}
+    run = Run(path)
     if sources is None:
-        base = config.load_values(Run.open(path).config_path)
+        run = Run.open(path)
+        if not flags["overwrite"]:
+            run.check()
+        base = config.load_values(run.config_path)
     if flags["config_file"]:
         extra = config.load_values(flags["config_file"])
         base = {
@@ -182,26 +219,37 @@ def _job(
     device = engine.choose_device(flags["device"])
     if flags["device"] == "auto":
         terminal.say(f"device: {device}")
-    run = Run(path)
-    with run.lock():
-        yield (
-            stages.Job(
-                run,
-                settings,
-                workers=check_workers(flags["workers"]),
-                device=device,
-                overwrite=flags["overwrite"],
-                progress=terminal.progress,
-                say=terminal.say,
-            ),
-            terminal,
-        )
+    job = stages.Job(
+        run,
+        settings,
+        workers=check_workers(flags["workers"]),
+        device=device,
+        overwrite=flags["overwrite"],
+        progress=terminal.progress,
+        say=terminal.say,
+    )
+    return job, terminal
 
 
 @verb("source", "scan", "score", "embed", "filter", "cluster", "select")
-def run(data: Data = None, *, out: Out, flags: dict[str, Any]) -> None:
+def run(
+    data: Data = None,
+    *,
+    out: Out,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Only say how long it will take and what it will need.")
+    ] = False,
+    flags: dict[str, Any],
+) -> None:
     """Select from images: every stage up to the report; continues where it stopped."""
-    with _job(out, flags, [source_values(p) for p in data or ()]) as (job, terminal):
+    sources = [source_values(p) for p in data or ()]
+    if dry_run:
+        from rsprune.stages.dry_run import dry_run as measure
+
+        job, terminal = _wanted(out, flags, sources)
+        expected = measure(job)
+        return terminal.result(expected.to_json(), expected.in_words())
+    with _job(out, flags, sources) as (job, terminal):
         stages.run_all(job)
         terminal.summary(job.run)
 
@@ -248,7 +296,7 @@ def select(run: RunDir, flags: dict[str, Any]) -> None:
         terminal.summary(job.run)
 
 
-@verb()
+@verb(without=READS_THE_RUN)
 def report(run: RunDir, flags: dict[str, Any]) -> None:
     """One self-contained HTML page about the run."""
     with _job(run, flags) as (job, terminal):
@@ -256,25 +304,26 @@ def report(run: RunDir, flags: dict[str, Any]) -> None:
         terminal.finished("report", job.run)
 
 
-@verb()
+@verb(without=(*READS_THE_RUN, "overwrite"))
 def export(
     run: RunDir,
     *,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.", show_default=False)],
-    format: Annotated[Literal["list", "copy", "symlink"], typer.Option(help="What to write.")] = "list",
+    format: Annotated[Format, typer.Option(help="What to write.")] = "list",
+    shard_size: Annotated[float, typer.Option(help="Most megabytes per shard or table.")] = 500,
     flags: dict[str, Any],
 ) -> None:
-    """Write the kept images: a list, copies of the original files, or links."""
+    """Write the kept images: lists, copies, links, tar shards, tables or footprints."""
     from rsprune.export import export as export_kept
 
     with _job(run, flags) as (job, terminal):
-        result = export_kept(job.run, out, format)
+        result = export_kept(job.run, out, format, shard_size=shard_size)
         terminal.result(
             {"count": result.count, "path": str(result.path)}, f"{result.count:,} images: {result.path}"
         )
 
 
-@verb()
+@verb(without=(*READS_THE_RUN, "overwrite", "quiet"))
 def explain(
     run: RunDir,
     id: Annotated[str, typer.Argument(metavar="ID", help="An image's id.")],
@@ -288,7 +337,7 @@ def explain(
     Terminal(as_json=flags["as_json"]).result(facts, format_explanation(facts))
 
 
-@verb()
+@verb(without=("workers", "config_file", "overwrite"))
 def compare(
     runs: Annotated[
         list[Path], typer.Argument(metavar="RUN", help="Two or more run folders.", show_default=False)
@@ -315,7 +364,7 @@ def compare(
     Terminal(quiet=flags["quiet"], as_json=flags["as_json"]).comparison(facts)
 
 
-@verb("source", "scan", "embed")
+@verb("source", "scan", "embed", without=("embeddings", "transform_sample"))
 def reference(
     data: Annotated[
         str,
@@ -342,7 +391,7 @@ def demo(
     *,
     flags: dict[str, Any],
 ) -> None:
-    """The whole of `run` on real imagery that is installed with 'rsprune[demo]'."""
+    """The whole of `run` on real imagery that is installed with 'rsprune\\[demo]'."""
     from rsprune.demo import prepare
 
     Terminal(quiet=flags["quiet"] or flags["as_json"]).say(f"preparing imagery in {out / 'data'}")
@@ -386,4 +435,5 @@ def _sentence(error: BaseException) -> tuple[str, int]:
 
 
 import rsprune.evaluation.cli  # noqa: E402  adds evaluate to the app
+import rsprune.experiment.cli  # noqa: E402  adds experiment to the app
 import rsprune.training.cli  # noqa: E402, F401  adds train and sample to the app

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from numbers import Integral, Real
 from typing import Any
 
@@ -26,7 +26,8 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
     """Lloyd's k-means with exact assignment, and a centre update that no thread count changes.
 
     Data are used as float32 or, where they already are, float16; other types are converted to float32.
-    A memory map is read in blocks, once per iteration.
+    A memory map is read in blocks, once per iteration. With tensors on a CUDA device (PyTorch, CuPy), or with
+    `device`, the iterations run there; `labels_` is then a PyTorch tensor on that device.
 
     Args:
         n_clusters: Number of clusters, K.
@@ -35,6 +36,8 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         max_iter: Most iterations.
         tol: Stop when the centres' squared movement is at most this fraction of the mean variance.
         random_state: Seed or generator.
+        device: PyTorch device for the iterations, as "cuda"; rows that do not fit its memory are streamed from
+            the host in blocks. None: where X is.
 
     Attributes:
         cluster_centers_: float32 `[K, D]`.
@@ -51,12 +54,14 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         max_iter: int = 50,
         tol: float = 1e-4,
         random_state: Any = None,
+        device: Any = None,
     ) -> None:
         self.n_clusters = n_clusters
         self.init = init
         self.max_iter = max_iter
         self.tol = tol
         self.random_state = random_state
+        self.device = device
 
     def fit(self, X: Any, y: Any = None) -> KMeans:  # X: [N, D]
         """Finds the centres.
@@ -65,10 +70,14 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
             ValueError: A setting or the data cannot be used; fewer rows than clusters.
         """
         self._check_settings()
+        if self.device is not None or _on_device(X):
+            return self._fit_on_device(X)
         x = self._check_data(X, reset=True)
         if len(x) < self.n_clusters:
             raise ValueError(f"n_samples={len(x)} should be >= n_clusters={self.n_clusters}.")
-        centers = self._initial_centers(x, check_random_state(self.random_state))
+        centers = self._initial_centers(
+            lambda rows: x[rows].astype(np.float32), x.shape, check_random_state(self.random_state)
+        )
         tolerance = self.tol * _mean_variance(x) if self.tol else 0.0
 
         labels = np.full(len(x), -1, np.int32)
@@ -83,23 +92,65 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         if not unchanged:
             _assign(x, centers, labels, distances)
 
-        found = len(np.unique(labels))
-        if found < self.n_clusters:
-            warnings.warn(
-                f"Number of distinct clusters ({found}) found smaller than n_clusters ({self.n_clusters}). "
-                "Possibly due to duplicate points in X.",
-                ConvergenceWarning,
-                stacklevel=2,
-            )
+        self._warn_of_empty(len(np.unique(labels)))
         self.cluster_centers_ = centers
         self.labels_ = labels
         self.inertia_ = float(distances.sum(dtype=np.float64))
         self.n_iter_ = iterations
         return self
 
-    def predict(self, X: Any) -> np.ndarray:  # X: [N, D]
-        """Nearest centre of each row: int32 `[N]`."""
+    def _fit_on_device(self, X: Any) -> KMeans:
+        try:
+            import torch
+
+            from rsprune import cluster_device
+        except ImportError as error:
+            raise ImportError(
+                "KMeans on a device needs PyTorch; install it with: pip install 'rsprune[torch]'"
+            ) from error
+        x = _to_torch(X) if _on_device(X) else self._check_data(X, reset=True, finite=False)
+        device = torch.device(self.device) if self.device is not None else x.device
+        if device.type == "cuda" and device.index is None:
+            device = torch.device("cuda", torch.cuda.current_device())
+        if x.ndim != 2 or 0 in x.shape:
+            raise ValueError(f"X must have shape [N, D], got {list(x.shape)}")
+        self.n_features_in_ = x.shape[1]
+        if len(x) < self.n_clusters:
+            raise ValueError(f"n_samples={len(x)} should be >= n_clusters={self.n_clusters}.")
+        rows = cluster_device.Rows(x, device)
+        cluster_device.check_finite(rows)
+        centers = self._initial_centers(rows.take, rows.shape, check_random_state(self.random_state))
+        fitted = cluster_device.fit(
+            rows,
+            centers,
+            max_iter=self.max_iter,
+            tolerance=self.tol * cluster_device.mean_variance(rows) if self.tol else 0.0,
+            fill_empty=_fill_empty,
+        )
+        self._warn_of_empty(len(torch.unique(fitted.labels)))
+        self.cluster_centers_ = fitted.centers.cpu().numpy()
+        self.labels_ = fitted.labels
+        self.inertia_ = float(fitted.distances.sum(dtype=torch.float64))
+        self.n_iter_ = fitted.iterations
+        return self
+
+    def _warn_of_empty(self, found: int) -> None:
+        if found < self.n_clusters:
+            warnings.warn(
+                f"Number of distinct clusters ({found}) found smaller than n_clusters ({self.n_clusters}). "
+                "Possibly due to duplicate points in X.",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
+
+    def predict(self, X: Any) -> Any:  # X: [N, D]
+        """Nearest centre of each row: int32 `[N]`, on the device of X."""
         check_is_fitted(self)
+        if _on_device(X):
+            import torch
+
+            x = _to_torch(X)
+            return kmeans_assign(x, torch.from_numpy(self.cluster_centers_).to(x.device))[0]
         return kmeans_assign(self._check_data(X, reset=False), self.cluster_centers_)[0]
 
     def transform(self, X: Any) -> np.ndarray:  # X: [N, D]
@@ -132,33 +183,52 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         if isinstance(self.init, str) and self.init not in ("k-means++", "random"):
             raise ValueError(f"init must be 'k-means++', 'random' or an array of centres, got {self.init!r}")
 
-    def _check_data(self, X: Any, *, reset: bool) -> np.ndarray:
+    def _check_data(self, X: Any, *, reset: bool, finite: bool = True) -> np.ndarray:
         kept = [np.float32, np.float16]
         x = validate_data(self, _to_host(X), reset=reset, dtype=kept, order="C", ensure_all_finite=False)
-        for block in _blocks(x):  # in blocks: a mask of all of X could be larger than memory
+        for block in (
+            _blocks(x) if finite else ()
+        ):  # in blocks: a mask of all of X could be larger than memory
             if not np.isfinite(block).all():
                 what = "NaN" if np.isnan(block).any() else "infinity or a value too large for float32"
                 raise ValueError(f"Input X contains {what}; KMeans needs finite values.")
         return x
 
-    def _initial_centers(self, x: np.ndarray, random: np.random.RandomState) -> np.ndarray:
+    def _initial_centers(
+        self,
+        take: Callable[[np.ndarray], np.ndarray],  # rows by number, float32
+        shape: tuple[int, ...],
+        random: np.random.RandomState,
+    ) -> np.ndarray:
+        n, dim = shape
         if not isinstance(self.init, str):
             centers = np.array(_to_host(self.init), np.float32, order="C")
-            if centers.shape != (self.n_clusters, x.shape[1]):
+            if centers.shape != (self.n_clusters, dim):
                 raise ValueError(
-                    f"init must have shape [{self.n_clusters}, {x.shape[1]}], got {list(centers.shape)}"
+                    f"init must have shape [{self.n_clusters}, {dim}], got {list(centers.shape)}"
                 )
             if not np.isfinite(centers).all():
                 raise ValueError("init must be finite, got NaN or infinity")
             return centers
         wanted = self.n_clusters if self.init == "random" else _SEED_ROWS * self.n_clusters
-        rows = (
-            np.arange(len(x)) if wanted >= len(x) else np.sort(random.choice(len(x), wanted, replace=False))
-        )
-        sample = x[rows].astype(np.float32)
+        rows = np.arange(n) if wanted >= n else np.sort(random.choice(n, wanted, replace=False))
+        sample = take(rows)
         if self.init == "random":
             return random.permutation(sample)
         return _plus_plus(sample, self.n_clusters, random)
+
+
+def _on_device(x: Any) -> bool:
+    module = type(x).__module__.partition(".")[0]
+    return module == "cupy" or (module == "torch" and x.device.type == "cuda")
+
+
+def _to_torch(x: Any) -> Any:
+    """A PyTorch or CuPy array as a tensor of a type the kernels take, without a copy where it is one."""
+    import torch
+
+    x = x.detach() if isinstance(x, torch.Tensor) else torch.from_dlpack(x)
+    return x if x.dtype in (torch.float32, torch.float16, torch.bfloat16) else x.float()
 
 
 def _to_host(x: Any) -> Any:
@@ -207,7 +277,7 @@ def _iterate(
         kmeans_assign(rows, centers, out=(label, distance))
         unchanged = unchanged and np.array_equal(before, label)
         _C.kmeans_sums(rows, label, sums, counts)
-    _fill_empty(x, labels, distances, sums, counts)
+    _fill_empty(lambda i: x[i].astype(np.float64), labels, distances, sums, counts)
     moved = centers.copy()
     filled = counts > 0
     moved[filled] = sums[filled] / counts[filled, None]
@@ -215,7 +285,11 @@ def _iterate(
 
 
 def _fill_empty(
-    x: np.ndarray, labels: np.ndarray, distances: np.ndarray, sums: np.ndarray, counts: np.ndarray
+    row_of: Callable[[int], np.ndarray],
+    labels: np.ndarray,
+    distances: np.ndarray,
+    sums: np.ndarray,
+    counts: np.ndarray,
 ) -> None:
     """Gives each empty cluster the row farthest from its centre, taken from a cluster that keeps others."""
     empty = np.flatnonzero(counts == 0)
@@ -228,7 +302,7 @@ def _fill_empty(
                 return  # fewer distinct rows than clusters
             giver = labels[row]
             if counts[giver] > 1:
-                value = x[row].astype(np.float64)
+                value = row_of(row)
                 sums[giver] -= value
                 counts[giver] -= 1
                 sums[k], counts[k] = value, 1

@@ -10,7 +10,7 @@ import re
 import sys
 from dataclasses import asdict, field
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import tomli_w
 from pydantic import (
@@ -27,6 +27,7 @@ from pydantic.dataclasses import dataclass
 from rsprune.errors import ConfigError
 
 STRICT = ConfigDict(extra="forbid")
+T = TypeVar("T")
 
 
 def _numbers(value: Any) -> Any:
@@ -57,6 +58,13 @@ def _mask(value: Any) -> Any:
     return str(parse(value)) if isinstance(value, str) else value
 
 
+def _collection(value: str) -> str:
+    """The path or URL; a URL with a secret is refused, as it would be written into every run folder."""
+    from rsprune.sources.store import check_url, is_url
+
+    return check_url(value) if is_url(value) else value
+
+
 def _absolute_file(value: str | None) -> str | None:
     return None if value is None else absolute(value)
 
@@ -80,7 +88,7 @@ Scale = Annotated[tuple[tuple[float, float], ...], BeforeValidator(_pairs)]
 class SourceConfig:
     """One image collection and the radiometry that is declared for all of it."""
 
-    path: str
+    path: Annotated[str, AfterValidator(_collection)]
     name: str = ""  # prefixes the ids where a run has several sources
     tile: int | None = Field(None, ge=8, description="Cut scenes into windows of this side (pixels).")
     stride: int | None = Field(
@@ -256,15 +264,17 @@ class Settings:
     seed: int = Field(0, ge=0, lt=2**63, description="The same seed gives the same images.")
 
 
-_adapter = TypeAdapter(Settings)
+def checked(kind: type[T], values: dict[str, Any]) -> T:
+    """Settings of `kind`, a settings dataclass, from plain values. Raises `ConfigError`."""
+    try:
+        return TypeAdapter(kind).validate_python(values)
+    except ValidationError as e:
+        raise ConfigError("; ".join(_sentence(error) for error in e.errors())) from None
 
 
 def settings(values: dict[str, Any]) -> Settings:
     """Checked settings from nested plain values, as in a TOML file. Raises `ConfigError`."""
-    try:
-        return _adapter.validate_python(values)
-    except ValidationError as e:
-        raise ConfigError("; ".join(_sentence(error) for error in e.errors())) from None
+    return checked(Settings, values)
 
 
 def load(path: str | Path) -> Settings:
@@ -296,20 +306,30 @@ def dumps(value: Settings, *, provenance: dict[str, Any]) -> str:
 def source_values(text: str) -> dict[str, Any]:
     """Settings of a source from ``PATH`` or ``PATH=NAME``."""
     path, equals, name = text.rpartition("=")
-    if not equals or Path(text).exists():
+    if not equals or "/" in name or _exists(text):
         path, name = text, ""
     return {"path": absolute(path), "name": name or Path(absolute(path)).stem}
 
 
 def source_scheme(path: str) -> str:
     """SCHEME of a source ``SCHEME:REST`` that a plug-in reads, "" for a path of the file system."""
-    scheme = re.match(r"([a-z][a-z0-9+.-]+):", path)
-    return scheme[1] if scheme and not Path(path).exists() else ""
+    scheme = re.match(r"([a-z][a-z0-9+.-]+):(?!//)", path)
+    return scheme[1] if scheme and not _exists(path) else ""
 
 
 def absolute(path: str) -> str:
-    """The path as a run remembers it, so that it can be continued from any folder."""
+    """The path or URL as a run remembers it, so that it can be continued from any folder.
+
+    Raises:
+        ConfigError: the path is not UTF-8, or the URL holds a secret.
+    """
+    from rsprune.sources.store import check_url, is_url, local_path
+
     if source_scheme(path):
+        return path
+    if is_url(path):
+        path = local_path(path) or check_url(path)
+    if is_url(path):
         return path
     text = str(Path(path).expanduser().absolute())
     try:
@@ -319,6 +339,13 @@ def absolute(path: str) -> str:
             f"the name of {path!r} is not UTF-8: rename it, or give the folder above it"
         ) from None
     return text
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # longer than a name can be, or with a NUL
+        return False
 
 
 def _without_none(value: Any) -> Any:

@@ -5,46 +5,28 @@ from __future__ import annotations
 import io
 import warnings
 from contextlib import ExitStack
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from rsprune.sources import ids
 from rsprune.sources.bands import Selection
-from rsprune.sources.base import Window
-from rsprune.sources.codecs import PlainScene, Scene, decoding, open_scene
+from rsprune.sources.base import Item, Window
+from rsprune.sources.blobs import buffered
+from rsprune.sources.codecs import PlainScene, decoding
+from rsprune.sources.opening import blob_of, open_item
 
 
-class Crops:
-    """Cuts windows; keeps the last scene open, as windows of one scene come together."""
+def crop_suffix(item: Item) -> str:
+    """Extension of the crops of the scene that `item` lies in. Raises `UnreadableImage`."""
+    with open_item(item, "scene") as scene:
+        return ".png" if isinstance(scene, PlainScene) else ".tif"
 
-    def __init__(self) -> None:
-        self._path: str | None = None
-        self._scene: Scene | None = None
 
-    def suffix(self, path: str) -> str:
-        """Extension of the crops of a scene. Raises `UnreadableImage`."""
-        return ".png" if isinstance(self._open(path), PlainScene) else ".tif"
-
-    def read(self, path: str, window: Window) -> bytes:
-        """A window as PNG or GeoTIFF. Raises `UnreadableImage`."""
-        scene = self._open(path)
-        if isinstance(scene, PlainScene):
-            return _png(scene, window)
-        with decoding("cannot be read"):
-            return _geotiff(path, window)
-
-    def close(self) -> None:
-        if self._scene is not None:
-            self._scene.close()
-        self._path = self._scene = None
-
-    def _open(self, path: str) -> Scene:
-        if path != self._path:
-            self.close()
-            self._scene = open_scene(path)
-            self._path = path
-        return self._scene
+def crop(item: Item) -> bytes:
+    """The window of `item` as PNG or GeoTIFF. Raises `UnreadableImage`."""
+    with open_item(item, "scene") as scene, decoding("cannot be read"):
+        return _png(scene, item.window) if isinstance(scene, PlainScene) else _geotiff(item)
 
 
 def _png(scene: PlainScene, window: Window) -> bytes:
@@ -59,18 +41,20 @@ def _png(scene: PlainScene, window: Window) -> bytes:
     return png.getvalue()
 
 
-def _geotiff(path: str, window: Window) -> bytes:
+def _geotiff(item: Item) -> bytes:
     import rasterio
     from rasterio.enums import ColorInterp, MaskFlags
     from rasterio.errors import NotGeoreferencedWarning
     from rasterio.io import MemoryFile
 
+    window = item.window
     part = rasterio.windows.Window(*window)
+    blob = blob_of(ids.decode(item.uri), item.member)
     with ExitStack() as stack, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         stack.enter_context(rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True))
         # GDAL takes names in UTF-8 only.
-        file: Any = path if path.isprintable() else stack.enter_context(Path(path).open("rb"))
+        file: Any = blob.path if blob.path and blob.path.isprintable() else buffered(blob)[0]
         scene = stack.enter_context(rasterio.open(file))
         profile = {
             "driver": "GTiff", "compress": "deflate", "width": window.w, "height": window.h,
@@ -80,13 +64,13 @@ def _geotiff(path: str, window: Window) -> bytes:
             profile["transform"] = scene.window_transform(part)
         flags = scene.mask_flag_enums[0]
         memory = stack.enter_context(MemoryFile())
-        with memory.open(**profile) as crop:
-            crop.colorinterp = scene.colorinterp
+        with memory.open(**profile) as cut:
+            cut.colorinterp = scene.colorinterp
             if scene.colorinterp[0] == ColorInterp.palette:
-                crop.write_colormap(1, scene.colormap(1))
-            crop.write(scene.read(window=part))
+                cut.write_colormap(1, scene.colormap(1))
+            cut.write(scene.read(window=part))
             if MaskFlags.per_dataset in flags and MaskFlags.alpha not in flags:
-                crop.write_mask(scene.read_masks(1, window=part))
-            crop.descriptions, crop.scales, crop.offsets = scene.descriptions, scene.scales, scene.offsets
-            crop.update_tags(**scene.tags())
+                cut.write_mask(scene.read_masks(1, window=part))
+            cut.descriptions, cut.scales, cut.offsets = scene.descriptions, scene.scales, scene.offsets
+            cut.update_tags(**scene.tags())
         return memory.read()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -15,7 +15,8 @@ COLUMNS = ("uri", "width", "height", "x", "y", "w", "h", "crs", "left", "bottom"
 _NONE = -1
 _TOLERANCE = 1e-6  # of the smaller footprint; windows at half a side from each other do not overlap by more
 _SECONDS_PER_DAY = 86_400
-_FIRST_BLOCK, _LARGEST_BLOCK = 1024, 2**17  # images accepted at once
+_OCTAVES = 4096  # more than the exponents of a float
+_FIRST_BLOCK, _LARGEST_BLOCK = 1024, 2**21  # images accepted at once; each block sorts all accepted before it
 _PAIRS = 2**20  # compared at once
 # They spread cells over 64 bits; that two cells may meet in one code only costs time.
 _CELL_PRIMES = np.array([0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F], np.uint64)
@@ -39,26 +40,45 @@ class Footprints:
     day: np.ndarray
 
     @classmethod
-    def of(cls, table: pa.Table) -> Footprints:
-        """Footprints of manifest rows with `COLUMNS`."""
-        n = len(table)
-        number = {name: _floats(table[name]) for name in ("width", "height", "x", "y", "w", "h")}
-        box = np.stack([_floats(table[name]) for name in ("left", "bottom", "right", "top")], axis=1)
-        placed = np.isfinite(box).all(axis=1)
-        is_window = np.isfinite(number["w"]) & ~placed
-        x, y, w, h = (number[name][is_window] for name in ("x", "y", "w", "h"))
-        box[is_window] = np.stack([x, y, x + w, y + h], axis=1)
+    def of(cls, tables: Iterable[pa.Table]) -> Footprints:
+        """Footprints of the rows of manifest tables with `COLUMNS`, one table after the other."""
+        planes: dict[tuple[str, str | None], int] = {}
+        parts = [_placed(table, planes) for table in tables]
+        if not parts:
+            return cls(np.zeros(0, np.int64), np.zeros((0, 4)), np.zeros(0))
+        plane, box, day = (np.concatenate(columns) for columns in zip(*parts, strict=True))
+        usable = np.flatnonzero(plane >= 0)
+        plane[usable] = np.unique(plane[usable], return_inverse=True)[1]
+        return cls(plane, box, day)
 
-        pixel = np.ones(n)  # side of a pixel in units of the frame
-        area = (box[placed, 2] - box[placed, 0]) * (box[placed, 3] - box[placed, 1])
-        pixel[placed] = np.sqrt(area / (number["width"][placed] * number["height"][placed]))
-        usable = (placed | is_window) & (pixel > 0) & np.isfinite(pixel)
-        # Of a scene and its enlarged centre, one does not replace the other.
-        octave = np.round(np.log2(np.where(usable, pixel, 1))).astype(np.int64)
-        crs, uri = _codes(table["crs"]), _codes(table["uri"])
-        kind = np.where(placed, crs, uri)
-        _, frame = np.unique(np.stack([placed, kind, octave], axis=1), axis=0, return_inverse=True)
-        return cls(np.where(usable, frame.reshape(-1), _NONE), box, days_since_1970(table["timestamp"]))
+
+def _placed(
+    table: pa.Table, planes: dict[tuple[str, str | None], int]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Frame int64 [n], -1 where there is none, box [n, 4] and day [n] of one table; `planes` numbers what it meets."""
+    n = len(table)
+    number = {name: _floats(table[name]) for name in ("width", "height", "x", "y", "w", "h")}
+    box = np.stack([_floats(table[name]) for name in ("left", "bottom", "right", "top")], axis=1)
+    placed = np.isfinite(box).all(axis=1)
+    is_window = np.isfinite(number["w"]) & ~placed
+    x, y, w, h = (number[name][is_window] for name in ("x", "y", "w", "h"))
+    box[is_window] = np.stack([x, y, x + w, y + h], axis=1)
+
+    pixel = np.ones(n)  # side of a pixel in units of the frame
+    area = (box[placed, 2] - box[placed, 0]) * (box[placed, 3] - box[placed, 1])
+    pixel[placed] = np.sqrt(area / (number["width"][placed] * number["height"][placed]))
+    usable = (placed | is_window) & (pixel > 0) & np.isfinite(pixel)
+    # Of a scene and its enlarged centre, one does not replace the other.
+    octave = np.round(np.log2(np.where(usable, pixel, 1))).astype(np.int64)
+    frame = np.full(n, _NONE, dtype=np.int64)
+    for column, rows in (("crs", usable & placed), ("uri", usable & is_window)):
+        at = np.flatnonzero(rows)
+        encoded = table[column].take(pa.array(at)).combine_chunks().dictionary_encode()
+        known = [planes.setdefault((column, name), len(planes)) for name in encoded.dictionary.to_pylist()]
+        nowhere = planes.setdefault((column, None), len(planes))
+        codes = np.array([*known, nowhere])[encoded.indices.fill_null(len(known)).to_numpy()]
+        frame[at] = codes * _OCTAVES + octave[at] + _OCTAVES // 2
+    return frame, box, days_since_1970(table["timestamp"])
 
 
 def spatial_duplicates(
@@ -205,13 +225,6 @@ def _by_cell(placed: _Placed, rows: np.ndarray, cell: float) -> tuple[np.ndarray
 
 def _floats(column: pa.ChunkedArray) -> np.ndarray:
     return column.to_numpy().astype(np.float64)
-
-
-def _codes(column: pa.ChunkedArray) -> np.ndarray:
-    """A number int64 [N] for every distinct value, -1 for null."""
-    encoded = column.combine_chunks().dictionary_encode()
-    encoded = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
-    return np.asarray(encoded.indices.fill_null(_NONE).to_numpy(zero_copy_only=False), np.int64)
 
 
 def days_since_1970(column: pa.ChunkedArray) -> np.ndarray:

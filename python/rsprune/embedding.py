@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from rsprune.errors import ConfigError
+from rsprune.files import write_atomic
 
 
 @dataclass(frozen=True)
@@ -74,16 +75,7 @@ class Transform:
         about = {"encoder": self.encoder, "weight_hash": self.weight_hash, "metadata": dict(self.metadata)}
         # One entry, because safetensors writes several in random order and equal runs must give equal bytes.
         data = save({"mean": self.mean, "scale": self.scale}, {"rsprune": json.dumps(about, sort_keys=True)})
-        path = Path(path)
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            with temporary.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        write_atomic(Path(path), lambda f: f.write(data))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Transform:

@@ -5,17 +5,37 @@ Every part is computed on one thread, so that the same bytes come out of any num
 
 from __future__ import annotations
 
+import errno
 import os
+import signal
 import threading
 import time
+import traceback
 import warnings
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from rsprune.errors import ConfigError
+from rsprune.errors import ConfigError, RspruneError, StoreError
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+ATTEMPTS = 3  # at a part, before it is given up
+PAUSE = 1.0  # seconds before the second attempt, twice that before the third
+IN_FLIGHT = 2  # tasks per worker that are handed out, so that nobody waits and nothing piles up
+_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # another attempt makes no room
+
+
+@dataclass(frozen=True)
+class Failed(Generic[T]):
+    """A task that was given up: why, in words, and the last traceback."""
+
+    task: T
+    reason: str
+    trace: str = ""
 
 
 def default_workers() -> int:
@@ -43,40 +63,109 @@ def choose_device(wanted: str) -> str:
     return wanted
 
 
-def map_parts(function: Callable[[T], R], tasks: Sequence[T], workers: int) -> Iterator[R]:
-    """Results of `function` over `tasks`, in their order; `function` must be importable by name."""
-    from threadpoolctl import threadpool_limits
+def map_parts(function: Callable[[T], R], tasks: Sequence[T], workers: int) -> Iterator[R | Failed[T]]:
+    """Results of `function` over `tasks` as they come; `function` must be importable by name.
 
+    A task that fails three times gives a `Failed`, also where it ends its worker process each time.
+
+    Raises:
+        RspruneError, MemoryError, OSError: what another attempt cannot mend, such as a full disk.
+    """
     if workers == 1 or len(tasks) <= 1:
         for task in tasks:
-            with threadpool_limits(1):
-                result = function(task)
-            yield result
-        return
-    from joblib import Parallel, delayed, parallel_config
-
-    with (
-        warnings.catch_warnings(),
-        parallel_config("loky", n_jobs=min(workers, len(tasks)), inner_max_num_threads=1),
-    ):
-        # It replaces a worker whose memory has grown, as an encoder makes it grow: nothing is lost by that.
-        warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
-        yield from Parallel(return_as="generator")(
-            delayed(_in_worker)(function, task, os.getpid()) for task in tasks
-        )
+            yield attempt(function, task)
+    else:
+        yield from _in_processes(function, tasks, min(workers, len(tasks)))
 
 
-_watched: set[int] = set()
-
-
-def _in_worker(function: Callable[[Any], Any], task: Any, parent: int) -> Any:
+def attempt(function: Callable[[T], R], task: T) -> R | Failed[T]:
+    """The result of `function`, on one thread; `Failed` where it fails three times. Raises as `map_parts`."""
     from threadpoolctl import threadpool_limits
 
-    if parent not in _watched:
-        _watched.add(parent)
-        threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
-    with threadpool_limits(1):
-        return function(task)
+    for pause in (*(PAUSE * 2**i for i in range(ATTEMPTS - 1)), 0):
+        try:
+            with threadpool_limits(1):
+                return function(task)
+        except Exception as error:
+            if _is_final(error):
+                raise
+            failed = Failed(task, _in_words(error), traceback.format_exc())
+            time.sleep(pause)
+    return failed
+
+
+def _is_final(error: Exception) -> bool:
+    if isinstance(error, RspruneError):
+        return not isinstance(error, StoreError)
+    return isinstance(error, MemoryError) or getattr(error, "errno", None) in _DISK
+
+
+def _in_words(error: Exception) -> str:
+    words = " ".join(str(error).split())
+    return words if isinstance(error, RspruneError) else f"{type(error).__name__}: {words}".rstrip(": ")
+
+
+def _in_processes(function: Callable[[T], R], tasks: Sequence[T], workers: int) -> Iterator[R | Failed[T]]:
+    waiting, suspects = deque(range(len(tasks))), deque()
+    deaths: Counter[int] = Counter()
+    running: dict[Future, int] = {}
+    pool = None
+    with warnings.catch_warnings():
+        # It replaces a worker whose memory has grown, as an encoder makes it grow: nothing is lost by that.
+        warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
+        try:
+            while waiting or suspects or running:
+                # A worker that dies takes all tasks in flight with it. Each of them then goes alone, which shows
+                # whose fault it was.
+                alone = bool(suspects)
+                queue, room = (suspects, 1) if alone else (waiting, IN_FLIGHT * workers)
+                died: list[int] = []
+                while queue and len(running) < room and not died:
+                    i = queue.popleft()
+                    try:
+                        pool = _pool(workers)
+                        running[pool.submit(attempt, function, tasks[i])] = i
+                    except BrokenExecutor:
+                        died.append(i)
+                for future in wait(running, return_when=FIRST_COMPLETED).done:
+                    i = running.pop(future)
+                    try:
+                        yield future.result()
+                    except BrokenExecutor:
+                        died.append(i)
+                        deaths[i] += alone
+                if died:
+                    died += running.values()
+                    running.clear()
+                for i in sorted(died):
+                    if deaths[i] < ATTEMPTS:
+                        suspects.append(i)
+                    else:
+                        yield Failed(tasks[i], f"ended its worker process {ATTEMPTS} times")
+        except BaseException:
+            if pool is not None:
+                pool.shutdown(kill_workers=True)
+            raise
+
+
+def _pool(workers: int) -> Executor:
+    """Worker processes that stay for the next stage; a broken pool is replaced."""
+    from joblib.externals.loky import get_reusable_executor
+
+    return get_reusable_executor(
+        workers,
+        timeout=300,
+        initializer=_begin_worker,
+        initargs=(os.getpid(),),
+        env=dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+    )
+
+
+def _begin_worker(parent: int) -> None:
+    signal.signal(
+        signal.SIGINT, signal.SIG_IGN
+    )  # Ctrl-C reaches every process; the first one ends the others
+    threading.Thread(target=_exit_with, args=(parent,), daemon=True).start()
 
 
 def _exit_with(parent: int) -> None:

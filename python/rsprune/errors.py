@@ -25,5 +25,23 @@ class BudgetError(RspruneError):
     exit_code = 4
 
 
+class StoreError(RspruneError):
+    """A store did not answer, however often it was asked; nothing is wrong with the image itself."""
+
+    exit_code = 5
+
+
+class PartFailed(RspruneError):
+    """A part of the work failed several times, and what it makes cannot be done without."""
+
+    exit_code = 1
+
+
+class NoSpace(RspruneError):
+    """What is to be written does not fit on the disk."""
+
+    exit_code = 1
+
+
 class UnreadableImage(Exception):
     """One image cannot be used; its text becomes the image's `error` in the manifest or the scores."""

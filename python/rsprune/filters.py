@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from rsprune.config import FilterConfig
 from rsprune.errors import ConfigError
+from rsprune.rows import content_numbers
 
 REASONS = (
     "kept",
@@ -69,7 +70,7 @@ def eligibility(
     scores: Mapping[str, np.ndarray],
     filters: FilterConfig | None = None,
     *,
-    hashes: Sequence[str | None] | None = None,
+    hashes: Any = None,
 ) -> Eligibility:
     """Applies the filters in the order unreadable, nodata, saturated, noise, blurred, low entropy.
 
@@ -77,8 +78,8 @@ def eligibility(
         scores: columns [N]; `entropy` (bits) is needed, `nodata_fraction` and those in `GUARDS` are used
             where present. An unreadable image has NaN in all of them.
         filters: thresholds.
-        hashes: content hashes [N], None where unreadable. A content counts once towards the entropy
-            threshold however many copies the pool holds.
+        hashes: content hashes [N], None where unreadable, or `rows.Contents`. A content
+            counts once towards the entropy threshold however many copies the pool holds.
 
     Raises:
         ConfigError: if two rules for the entropy threshold are set.
@@ -92,8 +93,9 @@ def eligibility(
     reason = np.zeros(len(entropy), dtype=np.uint8)
     threshold_used = np.full(len(entropy), np.nan, dtype=np.float32)
     unreadable = np.isnan(entropy) & ~(nodata >= 0)
-    if hashes is not None:
-        unreadable |= np.fromiter((h is None for h in hashes), bool, len(hashes))
+    content = None if hashes is None else content_numbers(hashes)
+    if content is not None:
+        unreadable |= content < 0
     # An image without a single valid patch has no entropy, whatever share of nodata is allowed.
     empty = (nodata > filters.nodata_max) | np.isnan(entropy)
     limits = {"nodata_fraction": filters.nodata_max}
@@ -108,7 +110,7 @@ def eligibility(
     reason[empty] = CODES["nodata"]
     reason[unreadable] = CODES["unreadable"]
 
-    threshold = entropy_threshold(_once(entropy, reason == 0, hashes), filters)
+    threshold = entropy_threshold(_once(entropy, reason == 0, content), filters)
     reason[(reason == 0) & (entropy < threshold)] = CODES["low_entropy"]
 
     threshold_used[np.isin(reason, (CODES["kept"], CODES["low_entropy"]))] = threshold
@@ -165,10 +167,12 @@ def _column(scores: Mapping[str, np.ndarray], name: str, n: int) -> np.ndarray:
     return column
 
 
-def _once(entropy: np.ndarray, candidates: np.ndarray, hashes: Sequence[str | None] | None) -> np.ndarray:
+def _once(entropy: np.ndarray, candidates: np.ndarray, content: np.ndarray | None) -> np.ndarray:
     """Entropies of the candidates, one for every content."""
-    if hashes is None:
-        return entropy[candidates]
+    rows = np.flatnonzero(candidates)
+    if content is None:
+        return entropy[rows]
+    rows = rows[np.lexsort((entropy[rows], content[rows]))]
     # The value belongs to the pair: one content read with two radiometries has two entropies.
-    pairs = {(hashes[i], float(entropy[i])) for i in np.flatnonzero(candidates)}
-    return np.array([value for _, value in pairs], dtype=np.float32)
+    repeats = (content[rows[1:]] == content[rows[:-1]]) & (entropy[rows[1:]] == entropy[rows[:-1]])
+    return entropy[rows[np.r_[True, ~repeats]]] if len(rows) else entropy[rows]

@@ -106,7 +106,11 @@ def kmeans_assign(
         labels, distances = _empty(x.shape[:1], "int32", x), _empty(x.shape[:1], "float32", x)
     else:
         labels, distances = _output("out[0]", out[0]), _output("out[1]", out[1])
-    _C.kmeans_assign(x, centers, labels, distances, _stream(x))
+    if _library(x) == "cupy" or (_library(x) == "torch" and x.is_cuda):
+        workspace = _empty((_C.kmeans_workspace(x, centers),), "uint8", x)
+        _C.kmeans_assign(x, centers, labels, distances, _stream(x), workspace)
+    else:
+        _C.kmeans_assign(x, centers, labels, distances)
     return labels, distances
 
 

@@ -44,7 +44,7 @@ class Radiometry:
 
     def is_identity(self, dtype: np.dtype) -> bool:
         """Whether pixels of that dtype are their own bins."""
-        return dtype == np.uint8 and all(pair == (0.0, 256.0) for pair in self.scale)
+        return dtype == np.uint8 and set(self.scale) == {(0.0, 256.0)}
 
     def pairs(self, bands: int) -> tuple[tuple[float, float], ...]:
         """One [lo, hi) per band. Raises `ConfigError` where the scale is for another number of bands."""
@@ -60,8 +60,11 @@ class Radiometry:
         """Bins [H, W, C] uint8: floor((value - lo) / (hi - lo) * 256), clipped to 0..255."""
         return self.bins(image.pixels)
 
-    def bins(self, pixels: np.ndarray) -> np.ndarray:
-        """As `to_uint8`, for pixels [..., C]."""
+    def bins(self, pixels: np.ndarray, *, bits: int = 8) -> np.ndarray:
+        """As `to_uint8`, for pixels [..., C]; with 16 `bits` uint16 out of 65,536 bins."""
+        if bits == 16:
+            lo, hi = np.array(self.pairs(pixels.shape[-1])).T
+            return np.clip((pixels - lo) / (hi - lo) * 65536, 0, 65535).astype(np.uint16)
         if self.is_identity(pixels.dtype):
             return pixels
         pairs = self.pairs(pixels.shape[-1])

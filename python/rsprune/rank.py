@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from rsprune.rows import BLOCK_BYTES, groups, unit_rows
+from rsprune import allocate, cells
+from rsprune.cells import Cells
+from rsprune.rows import BLOCK_BYTES, groups, in_threads, unit_rows
 
 METHODS = ("herding", "closest", "mmr", "random")
+_BLOCK = 65_536  # rows that are float32 at once
 _COMPACT_ABOVE = 512  # rows; below, dropping the taken ones costs more than it saves
 
 
 def rank_within(
-    x: np.ndarray,
+    x: Any,
     labels: np.ndarray,
     *,
     keys: np.ndarray,
     method: str = "herding",
     centers: np.ndarray | None = None,
     mmr_lambda: float = 0.5,
+    workers: int = 1,
 ) -> np.ndarray:
     """Place of every image inside its cluster.
+
+    In a cluster of more than `cells.LARGEST` images, `herding` and `mmr` rank each cell by itself; the cells take
+    turns, as often as their sizes say.
 
     Args:
         x: embeddings [N, D]; `herding` and `mmr` look at their directions only.
@@ -32,8 +41,9 @@ def rank_within(
             cosine to one already taken, after Carbonell and Goldstein, "The use of MMR", 1998; `random` goes
             by key.
         centers: [K, D]; None takes the mean of the cluster's images, unit length first where only directions
-            count.
+            count. A cell takes its own mean.
         mmr_lambda: 1 is closest by cosine, 0 the most different from those taken.
+        workers: threads.
 
     Returns:
         Rank int64 [N], 0 is best; -1 where the image is not ranked.
@@ -45,12 +55,19 @@ def rank_within(
         raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
     labels = np.asarray(labels)
     rank = np.full(len(labels), -1, dtype=np.int64)
-    for label, rows in groups(labels, keys):
-        if method == "random":
+    quadratic = method in ("herding", "mmr")
+    cut = Cells.of(x, labels, keys) if quadratic else Cells(labels, np.arange(labels.max(initial=-1) + 1))
+    in_pieces = np.bincount(cut.cluster) > 1
+
+    def order(label: int, rows: np.ndarray) -> None:
+        if method == "random" or (
+            quadratic and len(rows) > cells.LARGEST
+        ):  # a cell of images that look the same
             rank[rows] = np.arange(len(rows))
-            continue
+            return
         members = np.asarray(x[rows], dtype=np.float32) if method == "closest" else unit_rows(x[rows])
-        if centers is None:
+        label = int(cut.cluster[label])
+        if centers is None or in_pieces[label]:
             center = members.mean(axis=0, dtype=np.float64).astype(np.float32)
         else:
             center = np.asarray(centers[label], dtype=np.float32)
@@ -61,7 +78,21 @@ def rank_within(
         else:
             taken = np.argsort(np.square(members - center).sum(axis=1), kind="stable")
         rank[rows[taken]] = np.arange(len(rows))
+
+    in_threads(order, groups(cut.cell, keys), workers)
+    if in_pieces.any():
+        rows = np.flatnonzero((labels >= 0) & in_pieces[np.maximum(labels, 0)])
+        rank[rows] = _taking_turns(rank[rows], cut.cell[rows], labels[rows], keys[rows])
     return rank
+
+
+def _taking_turns(rank: np.ndarray, cell: np.ndarray, labels: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """Place in the cluster [N] of the images at `rank` [N] of `cell` [N]."""
+    _, cell = np.unique(cell, return_inverse=True)
+    order = allocate.order(rank, cell, np.bincount(cell), alpha=1.0, keys=keys)
+    place = np.empty(len(order), dtype=np.int64)
+    place[order] = np.arange(len(order))
+    return rank_by(place, labels, keys=keys)
 
 
 def rank_by(value: np.ndarray, labels: np.ndarray, *, keys: np.ndarray) -> np.ndarray:
@@ -72,13 +103,18 @@ def rank_by(value: np.ndarray, labels: np.ndarray, *, keys: np.ndarray) -> np.nd
     return rank
 
 
-def spreads(x: np.ndarray, labels: np.ndarray, n_clusters: int, *, keys: np.ndarray) -> np.ndarray:
+def spreads(x: Any, labels: np.ndarray, n_clusters: int, *, keys: np.ndarray, workers: int = 1) -> np.ndarray:
     """Mean distance [K] float64 (L2) of the cluster's images to their mean; 0 for an empty cluster."""
     spread = np.zeros(n_clusters)
-    for label, rows in groups(labels, keys):
-        members = np.asarray(x[rows], dtype=np.float32)
-        center = members.mean(axis=0, dtype=np.float64).astype(np.float32)
-        spread[label] = np.linalg.norm(members - center, axis=1).mean(dtype=np.float64)
+
+    def measure(label: int, rows: np.ndarray) -> None:
+        blocks = [rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)]
+        total = sum(np.asarray(x[b], np.float32).sum(axis=0, dtype=np.float64) for b in blocks)
+        center = (total / len(rows)).astype(np.float32)
+        apart = (np.linalg.norm(np.asarray(x[b], np.float32) - center, axis=1) for b in blocks)
+        spread[label] = sum(a.sum(dtype=np.float64) for a in apart) / len(rows)
+
+    in_threads(measure, groups(labels, keys), workers)
     return spread
 
 

@@ -15,17 +15,8 @@ from rsprune.run import Run
 from rsprune.sources import harmonise, open_source
 from rsprune.sources.base import Image, Item, Source, Window
 
-COLUMNS = [
-    "id",
-    "uri",
-    "source",
-    "x",
-    "y",
-    "w",
-    "h",
-    "status",
-    "error",
-]  # of the manifest, as `Reader` needs them
+# Of the manifest, as `Reader` needs them.
+COLUMNS = ["id", "uri", "source", "x", "y", "w", "h", "member", "stamp", "status", "error"]
 
 
 class Reader:
@@ -53,11 +44,17 @@ class Reader:
         """Pixels mapped to 8 bits by the source's radiometry, [H, W, C]. Raises `UnreadableImage`."""
         return self.radiometry[row["source"]].to_uint8(self.image(row))
 
+    def originals(self, row: Mapping[str, Any]) -> dict[str, bytes]:
+        """Files of an image by extension, its own first (`Source.originals`). Raises `UnreadableImage`."""
+        if row["status"] != "ok":
+            raise UnreadableImage(row["error"])
+        return self.sources[row["source"]].originals(item_of(row))
+
 
 def item_of(row: Mapping[str, Any]) -> Item:
     """The source's item behind a manifest row."""
     window = None if row["w"] is None else Window(row["x"], row["y"], row["w"], row["h"])
-    return Item(row["id"], row["uri"], window)
+    return Item(row["id"], row["uri"], window, row.get("member"), row.get("stamp") or "")
 
 
 def open_sources(configs: Sequence[SourceConfig]) -> list[Source]:

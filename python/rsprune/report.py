@@ -1,53 +1,52 @@
-"""The page about a run: one HTML file that needs no network and no script."""
+"""The page about a run: one HTML file that needs no network, and no script for its tables and pictures."""
 
 from __future__ import annotations
 
+import base64
+import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import cache
+from importlib.resources import files
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from rsprune.explain import DECIDED_BY_ENTROPY
+from rsprune import report_examples, report_words
+from rsprune.columns import Columns
 from rsprune.filters import REASONS
+from rsprune.report_budget import what_if
 from rsprune.report_calibration import calibration_section
-from rsprune.run import STAGES, Run, write_atomic
-from rsprune.sheets import Thumbnails, contact_sheet
+from rsprune.report_maps import density, land, projection
+from rsprune.report_scores import score_sections
+from rsprune.report_search import SEARCHED, entropy_threshold, facts, packed, packed_text
+from rsprune.run import Run, write_atomic
+from rsprune.sheets import Thumbnails, atlas, contact_sheet
 
-MEANING = {
-    "kept": "chosen for training",
-    "unreadable": "could not be read",
-    "nodata": "too much of the image holds no data",
-    "saturated": "too much of the image lies at the ends of the scale",
-    "noise": "neighbouring pixels are hardly correlated",
-    "blurred": "less fine detail than the threshold",
-    "low_entropy": "less information than the threshold",
-    "exact_duplicate": "the same pixels as another image",
-    "near_duplicate": "almost the same content as another image",
-    "spatial_duplicate": "covers mostly the same ground as another image",
-    "reference_leak": "also in a set that was to be excluded",
-    "over_budget": "good enough, but its cluster had no seat left",
-}
+COLUMNS_OF_SHEET = 10
+SCENES_SHOWN, SCENES_IN_CHART, SCENES_IN_WHAT_IF, ERRORS_SHOWN = 100, 24, 16, 50
+AREAS_DRAWN = 3  # without the script
+SCRIPTS = ("page", "charts", "what_if", "maps", "clusters", "search")  # in this order
+PLOTLY = "plotly-cartesian.min.js"
 
-# How much is shown. Together at most some 500 thumbnails, whatever the size of the run.
-KEPT_SHOWN, DROPPED_SHOWN, COLUMNS = 70, 20, 10
-CLUSTERS_SHOWN, PER_CLUSTER = 40, 5
-GROUPS_SHOWN, PER_GROUP = 6, 5
-SOURCES_SHOWN, SCENES_SHOWN, SCENES_IN_CHART, ERRORS_SHOWN = 12, 100, 24, 50
+Progress = Callable[[Iterable[int], str, int], Iterable[int]]
 
 
-def write_report(run: Run) -> Path:
+def write_report(run: Run, *, progress: Progress = lambda done, *_: done) -> Path:
     """Writes ``report.html`` into the run folder; the same folder gives the same bytes.
+
+    Args:
+        run: a run with a finished selection.
+        progress: follows the images that are read for their thumbnails.
 
     Raises:
         ConfigError: nothing was selected yet.
     """
-    page = _environment().get_template("report.html.j2").render(_facts(run))
+    page = _environment().get_template("report.html.j2").render(_facts(run, progress))
     # A name that is no valid Unicode must not stop the page; it becomes a character reference.
     write_atomic(run.report_path, lambda f: f.write(page.encode("utf-8", "xmlcharrefreplace")))
     return run.report_path
@@ -64,118 +63,114 @@ def _environment() -> Environment:
     return environment
 
 
-def _facts(run: Run) -> dict[str, Any]:
+def _facts(run: Run, progress: Progress) -> dict[str, Any]:
     """Everything the template shows."""
-    columns = _columns(run)
-    reasons = Counter(columns["reason"])
-    total = len(columns["id"])
-    readable = int(columns["readable"].sum())
+    columns, seed = Columns(run), run.settings.seed
+    codes = np.bincount(columns.reason, minlength=len(REASONS))
+    reasons = Counter(dict(zip(REASONS, codes.tolist(), strict=True)))
+    total, readable = len(columns), int(columns.readable.sum())
     scenes = _scenes(columns)
-    samples = _samples(columns, run.settings.seed)
-    groups = _duplicate_groups(run, columns)
-    largest = [(len(rows), [first, *rows[: PER_GROUP - 1]]) for first, rows in groups[:GROUPS_SHOWN]]
-    clusters = _clusters(columns, run.settings.seed)
-    shown = chain(
-        *(rows for _, rows in samples), *(rows for _, rows in largest), *(c["rows"] for c in clusters)
-    )
-    thumbnails = Thumbnails(run, (columns["id"][i] for i in dict.fromkeys(shown)))
+    scores = score_sections(columns)
+    samples = report_examples.samples(columns, seed)
+    n_groups, groups = report_examples.duplicate_groups(columns)
+    clusters = report_examples.clusters(columns, seed)
+    projected = projection(columns, seed)
+    points = projected["rows"].tolist() if projected else []
+    shown = dict.fromkeys(chain(
+        *samples.values(), *(rows for _, _, rows in groups), *(c["rows"] for c in clusters),
+        (row for s in scores for _, _, row in s["examples"]),
+    ))  # fmt: skip
+    thumbnails = Thumbnails(columns, {*shown, *points}, progress)
+    names = dict(zip(thumbnails, columns.ids(list(thumbnails)), strict=True))
 
     def sheet(rows: Sequence[int], per_row: int, *, outline: bool = True) -> dict[str, Any]:
-        names = [(columns["id"][i], bool(columns["kept"][i])) for i in rows]
-        cells = [(thumbnails[name], kept and outline) for name, kept in names]
-        return {"names": names, **contact_sheet(cells, columns=min(per_row, len(cells)))}
+        cells = [(thumbnails[i], bool(columns.kept[i]) and outline) for i in rows]
+        listed = [(names[i], bool(columns.kept[i])) for i in rows]
+        return {"names": listed, **contact_sheet(cells, columns=min(per_row, len(cells)))}
 
+    budgets = what_if(columns, seed)
+    geography = density(columns)
+    tiles = atlas([thumbnails[i] for i in points])
+    data = {
+        "budgets": budgets and {**budgets, "shown": SCENES_IN_WHAT_IF},
+        "points": projected and _points(columns, projected, names, tiles),
+        "geography": geography and _geography(geography),
+    }
     return {
         "name": run.path.resolve().name,
         "total": total,
         "readable": readable,
         "kept": reasons["kept"],
         "n_scenes": (len(scenes), sum(after > 0 for _, _, after in scenes)),
-        "n_clusters": len(np.unique(columns["cluster"][columns["cluster"] >= 0])),
-        "notes": _notes(run, columns, reasons, thumbnails.n_missing),
-        "reasons": [(r, reasons[r], reasons[r] / max(total, 1), MEANING[r]) for r in REASONS if reasons[r]],
-        "entropy": _entropy(run, columns),
-        "scenes": _scene_section(scenes),
-        "sheets": [
-            (reason, reasons[reason], sheet(rows, COLUMNS, outline=False)) for reason, rows in samples if rows
+        "n_embedded": int((columns.cluster >= 0).sum()),
+        "n_clusters": int((columns.clusters[0] > 0).sum()),
+        "notes": report_words.notes(columns, reasons, thumbnails.n_missing),
+        "reasons": [
+            (r, reasons[r], reasons[r] / max(total, 1), report_words.MEANING[r])
+            for r in REASONS
+            if reasons[r]
         ],
-        "errors": _errors(run, columns),
-        "groups": [(columns["id"][rows[0]], n, sheet(rows, PER_GROUP)) for n, rows in largest],
-        "n_groups": len(groups),
-        "clusters": [{**c, "sheet": sheet(c["rows"], PER_CLUSTER)} for c in clusters],
+        "scores": [
+            {**s, "sheet": sheet([row for _, _, row in s["examples"]], 5) if s["examples"] else None}
+            for s in scores
+        ],
+        "scenes": _scene_section(scenes),
+        "budgets": budgets,
+        "sheets": [
+            (reason, reasons[reason], sheet(rows, COLUMNS_OF_SHEET, outline=False))
+            for reason, rows in samples.items()
+        ],
+        "errors": report_examples.unreadable(columns, ERRORS_SHOWN),
+        "groups": [(names[first], n, sheet(rows, report_examples.PER_GROUP)) for first, n, rows in groups],
+        "n_groups": n_groups,
+        "clusters": [{**c, "sheet": sheet(c["rows"], report_examples.PER_CLUSTER)} for c in clusters],
+        "orders": report_examples.ORDERS,
+        "projection": projected and _projection_chart(columns, projected),
+        "tiles": tiles,
+        "geography": geography and _geography_section(geography),
         "benchmark": calibration_section(run),
-        "settings": _settings(run, columns),
-        "sources": _sources(run),
-        "seconds": _seconds(run),
+        "settings": report_words.settings(columns, entropy_threshold(columns)),
+        "sources": report_words.sources(run),
+        "seconds": report_words.seconds(run),
+        "searched": min(total, SEARCHED),
+        "data": data,
+        "search": packed(facts(columns, [*shown, *points])),
+        **_scripts(plotly=any(data.values())),
     }
 
 
-def _columns(run: Run) -> dict[str, np.ndarray]:
-    """Decisions, and the scores and sources that belong to them, by column name."""
-    names = [
-        "id", "kept", "reason", "rank", "threshold", "cluster", "scene", "nearest_kept",
-        "nearest_kept_similarity",
-    ]  # fmt: skip
-    table = run.table("select", names)
-    columns = {n: table[n].to_numpy(zero_copy_only=False) for n in names if n not in ("cluster", "rank")}
-    for name in ("cluster", "rank"):
-        columns[name] = pc.fill_null(table[name], -1).to_numpy(zero_copy_only=False)
-    scores = run.table("score", ["entropy", "error"])
-    columns["entropy"] = scores["entropy"].to_numpy(zero_copy_only=False)
-    columns["readable"] = pc.is_null(scores["error"]).to_numpy(zero_copy_only=False)
-    columns["source"] = run.table("scan", ["source"])["source"].to_numpy(zero_copy_only=False)
-    return columns
-
-
-# Numbers --------------------------------------------------------------------------------------------------
-
-
-def _threshold(run: Run, columns: Mapping[str, np.ndarray]) -> float | None:
-    """Entropy threshold in bits, as the decisions hold it."""
-    used = columns["threshold"][np.isin(columns["reason"].astype(str), DECIDED_BY_ENTROPY)]
-    used = used[np.isfinite(used)]
-    return float(used[0]) if len(used) else run.settings.filter.entropy_min
-
-
-def _entropy(run: Run, columns: Mapping[str, np.ndarray]) -> dict[str, Any] | None:
-    from rsprune import charts  # brings matplotlib, which no other stage should wait for
-
-    readable = np.isfinite(columns["entropy"])
-    if not readable.any():
-        return None
-    threshold = _threshold(run, columns)
-    line = "no threshold" if threshold is None else f"threshold at {threshold:.2f} bits"
-    panels = {}
-    sources = run.settings.scan.sources
-    sizes = Counter(columns["source"][readable].tolist())
-    for source, _ in sorted(sizes.most_common(SOURCES_SHOWN)):
-        mine = readable & (columns["source"] == source)
-        name = (
-            sources[source].name or f"source {source + 1}"
-            if source < len(sources)
-            else f"source {source + 1}"
-        )
-        panels[name] = columns["entropy"][mine], columns["entropy"][mine & columns["kept"].astype(bool)]
-    of = f" of each of {len(panels)} sources" if len(panels) > 1 else ""
-    alt = f"Histogram of patch entropy{of}: all readable images and the kept ones, {line}."
+@cache
+def _scripts(*, plotly: bool) -> dict[str, Any]:
+    """The page's own script, the plotting library where it is needed, and their hashes for the policy."""
+    folder = files("rsprune").joinpath("templates")
+    own = "\n".join(folder.joinpath(f"js/{name}.js").read_text("utf-8") for name in SCRIPTS)
+    texts = [f'(() => {{\n"use strict";\n{own}}})();']
+    if plotly:
+        texts.append(folder.joinpath(PLOTLY).read_text("utf-8"))
+    hashes = [base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in texts]
     return {
-        "chart": Markup(charts.entropy_histogram(panels, threshold, alt=alt)),
-        "threshold": threshold,
-        "below": int((columns["reason"] == "low_entropy").sum()),
-        "hidden": len(sizes) - len(panels),
+        "script": Markup(texts[0]),
+        "plotly": packed_text(texts[1]) if plotly else "",
+        "script_hashes": " ".join(f"'sha256-{digest}'" for digest in hashes),
+        "style": Markup(folder.joinpath("report.css").read_text("utf-8")),
     }
 
 
-def _scenes(columns: Mapping[str, np.ndarray]) -> list[tuple[str, int, int]]:
+# Scenes ---------------------------------------------------------------------------------------------------
+
+
+def _scenes(columns: Columns) -> list[tuple[str, int, int]]:
     """Name, images before, images after; most frequent first."""
-    has = np.array([s is not None for s in columns["scene"]], bool)
-    before = Counter(columns["scene"][has].tolist())
-    after = Counter(columns["scene"][has & columns["kept"].astype(bool)].tolist())
-    return [(s, n, after[s]) for s, n in sorted(before.items(), key=lambda item: (-item[1], item[0]))]
+    codes, names = columns.scenes
+    before, after = (
+        np.bincount(codes[(codes >= 0) & chosen], minlength=len(names)).tolist()
+        for chosen in (np.True_, columns.kept)
+    )
+    return sorted(zip(names, before, after, strict=True), key=lambda scene: (-scene[1], scene[0]))
 
 
 def _scene_section(scenes: Sequence[tuple[str, int, int]]) -> dict[str, Any] | None:
-    from rsprune import charts
+    from rsprune import charts  # brings matplotlib, which no other stage should wait for
 
     if not scenes:
         return None
@@ -194,164 +189,82 @@ def _scene_section(scenes: Sequence[tuple[str, int, int]]) -> dict[str, Any] | N
     }
 
 
-def _seconds(run: Run) -> list[tuple[str, float, float]]:
-    """Stage, seconds of the last time it ran, and their share; the report's own time is not known yet."""
-    last = {e["stage"]: float(e["seconds"]) for e in run.log() if "stage" in e and "seconds" in e}
-    stages = [(s, last[s]) for s in STAGES if s in last and s != "report"]
-    total = sum(seconds for _, seconds in stages) or 1.0
-    return [(s, seconds, seconds / total) for s, seconds in stages]
+# Maps -----------------------------------------------------------------------------------------------------
 
 
-def _errors(run: Run, columns: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
-    """Id and reason of unreadable images, the first ones."""
-    at = np.flatnonzero(columns["reason"] == "unreadable")[:ERRORS_SHOWN]
-    scan, score = (run.table(stage, ["error"])["error"] for stage in ("scan", "score"))
-    return [(columns["id"][i], scan[int(i)].as_py() or score[int(i)].as_py() or "cannot be read") for i in at]
+def _points(
+    columns: Columns, projected: dict[str, Any], names: dict[int, str], tiles: dict[str, Any]
+) -> dict[str, Any]:
+    """What the script needs of the map of the embeddings."""
+    rows = projected["rows"]
+    scene, scenes = columns.scenes
+    return {
+        "methods": {
+            method: np.round(xy / max(np.abs(xy).max(), 1e-9), 4).T.tolist()
+            for method, xy in projected["methods"].items()
+        },
+        "id": [names[i] for i in rows.tolist()],
+        "scene": scene[rows].tolist(),
+        "scenes": scenes,
+        "cluster": columns.cluster[rows].tolist(),
+        "reason": columns.reason[rows].tolist(),
+        "reasons": REASONS,
+        "columns": tiles["columns"],
+        "side": tiles["side"],
+    }
 
 
-# Words ----------------------------------------------------------------------------------------------------
+def _projection_chart(columns: Columns, projected: dict[str, Any]) -> dict[str, Any]:
+    from rsprune import charts
+
+    method, xy = next(iter(projected["methods"].items()))
+    alt = f"The embeddings of {len(xy):,} images in two dimensions by {method}; kept ones in colour."
+    return {
+        "chart": Markup(charts.scatter(xy, columns.kept[projected["rows"]], alt=alt)),
+        "methods": list(projected["methods"]),
+        "images": len(xy),
+        "explained": projected["explained"],
+    }
 
 
-def _notes(run: Run, columns: Mapping[str, np.ndarray], reasons: Counter[str], n_missing: int) -> list[str]:
-    """What a reader should know before believing the numbers, a sentence each."""
-    notes = []
-    budget = run.settings.select.budget(int(columns["readable"].sum()))
-    if reasons["kept"] < budget:
-        notes.append(
-            f"Fewer images are left than were asked for: {reasons['kept']:,} instead of {budget:,}. "
-            "All images that passed the filters and are no duplicates were kept."
-        )
-    if not run.settings.cluster.reference:
-        notes.append(
-            "No labelled reference was given, so the scenes are pseudo-scenes: groups found in the images "
-            "themselves, whose numbers carry no meaning."
-        )
-    for config, declared in zip(run.settings.scan.sources, run.json("radiometry.json"), strict=False):
-        if declared.get("estimated"):
-            name = config.name or Path(config.path).name
-            notes.append(f"The value range of {name} was estimated on a sample, as none was declared for it.")
-    if reasons["unreadable"]:
-        n = reasons["unreadable"]
-        notes.append(
-            f"{n:,} {'image' if n == 1 else 'images'} could not be read; shares to keep refer to the others."
-        )
-    if n_missing:
-        notes.append(
-            f"{n_missing:,} of the images shown below could not be read when this page was made; a grey cell "
-            "stands for each."
-        )
-    return notes
-
-
-def _settings(run: Run, columns: Mapping[str, np.ndarray]) -> list[tuple[str, str]]:
-    s = run.settings
-    readable = int(columns["readable"].sum())
-    asked = "" if s.select.keep is None else f"{s.select.keep:g} of the readable, "
-    threshold = _threshold(run, columns)
-    if s.filter.entropy_min is not None:
-        rule = "threshold given"
-    elif s.filter.entropy_otsu:
-        rule = "Otsu's threshold"
-    else:
-        rule = f"lowest {100 * s.filter.entropy_drop:.3g} % dropped"
-    automatic = s.cluster.n_clusters is None
-    uniform = s.select.alpha == s.select.beta == 0
-    excluded = [Path(e).name for e in s.select.exclude_from] + ["the reference"] * s.select.exclude_reference
-    close = s.select.near_duplicate
-    ground = f"more than {100 * s.select.spatial_overlap:g} % of the ground, within {s.select.duplicate_days:g} days"
-    return [
-        ("seed", str(s.seed)),
-        ("budget", f"{asked}{s.select.budget(readable):,} images; {int(columns['kept'].sum()):,} kept"),
-        ("entropy", rule if threshold is None else f"{rule}: below {threshold:.3f} bits"),
-        ("patch", f"{s.score.patch} px"),
-        ("nodata", f"at most {100 * s.filter.nodata_max:g} % of the pixels"),
-        ("saturated", f"at most {100 * s.filter.saturated_max:g} % of the pixels"),
-        ("autocorrelation", f"at least {s.filter.autocorrelation_min:g}"),
-        ("sharpness", f"at least {s.filter.sharpness_min:g}" if s.filter.sharpness_min else "not looked at"),
-        ("encoder", "given embeddings" if s.embed.embeddings else s.embed.encoder),
-        ("reference", ", ".join(Path(r).name for r in s.cluster.reference) or "none"),
-        ("clusters", "number chosen automatically" if automatic else f"{s.cluster.n_clusters:,} asked for"),
-        ("near duplicate", f"cosine of {close:g} or more" if close <= 1 else "not looked for"),
-        ("spatial duplicate", ground if s.select.spatial_overlap < 1 else "not looked for"),
-        (
-            "seats",
-            "uniform over clusters" if uniform else f"size^{s.select.alpha:g} · spread^{s.select.beta:g}",
-        ),
-        ("ranking", s.select.rank),
-        ("strata", ", ".join(s.select.stratify) or "none"),
-        ("excluded", ", ".join(excluded) or "no set"),
+def _geography(found: dict[str, Any]) -> dict[str, Any]:
+    """What the script needs of the map of the earth."""
+    outline = [[None, None] if p is None else p for ring in land() for p in [*ring.tolist(), None]]
+    areas = [
+        {
+            **{name: np.round((a[name][1:] + a[name][:-1]) / 2, 5).tolist() for name in ("lat", "lon")},
+            "images": a["images"].tolist(),
+            "kept": a["kept"].tolist(),
+            "aspect": a["aspect"],
+            "centre": [(a["bounds"][0] + a["bounds"][1]) / 2, (a["bounds"][2] + a["bounds"][3]) / 2],
+        }
+        for a in found["areas"]
     ]
+    return {"areas": areas, "land": list(zip(*outline, strict=True))}
 
 
-def _sources(run: Run) -> list[dict[str, str]]:
-    sources = []
-    for config, declared in zip(run.settings.scan.sources, run.json("radiometry.json"), strict=False):
-        pairs = [f"{lo:g} to {hi:g}" for lo, hi in declared["scale"]]
-        origin = "declared" if config.scale else "by data type"
-        windows = f"{config.tile} px, every {config.stride or config.tile} px"
-        sources.append({
-            "name": config.name or Path(config.path).name,
-            "windows": windows if config.tile else "whole files",
-            "bands": ", ".join(map(str, config.bands or ())) or f"all {declared['bands']}",
-            "dtype": declared["dtype"],
-            "scale": pairs[0] if len(set(pairs)) == 1 else "; ".join(pairs),
-            "origin": "estimated" if declared["estimated"] else origin,
-            "nodata": "none" if declared["nodata"] is None else f"{declared['nodata']:g}",
-        })  # fmt: skip
-    return sources
+def _geography_section(found: dict[str, Any]) -> dict[str, Any]:
+    from rsprune import charts
+
+    areas = [(_where(*a["bounds"]), int(a["images"].sum()), int(a["kept"].sum())) for a in found["areas"]]
+    alt = f"A map of the earth with {len(areas)} areas that have images."
+    maps = [
+        Markup(charts.density(a, land(), alt=f"Images and kept images per cell, {where}."))
+        for a, (where, _, _) in zip(found["areas"][:AREAS_DRAWN], areas, strict=False)
+    ]
+    overview = charts.overview(
+        [(a["bounds"], n) for a, (_, n, _) in zip(found["areas"], areas, strict=True)], land(), alt=alt
+    )
+    return {**found, "overview": Markup(overview), "maps": maps, "areas": areas}
 
 
-# Pictures -------------------------------------------------------------------------------------------------
+def _where(south: float, north: float, west: float, east: float) -> str:
+    """A box of degrees in words, such as 30.7 to 31.2° N, 87.5 to 86.9° W."""
 
+    def span(low: float, high: float, letters: str) -> str:
+        if low < 0 < high:
+            return f"{-low:.1f}° {letters[0]} to {high:.1f}° {letters[1]}"
+        near, far = (f"{v:.1f}" for v in sorted((abs(low), abs(high))))
+        return f"{near if near == far else f'{near} to {far}'}° {letters[low >= 0]}"
 
-def _draw(rows: np.ndarray, n: int, *seed: int) -> np.ndarray:
-    """At most `n` of `rows`, in their order."""
-    if len(rows) <= n:
-        return rows
-    return rows[np.sort(np.random.default_rng(seed).choice(len(rows), n, replace=False))]
-
-
-def _samples(columns: Mapping[str, np.ndarray], seed: int) -> list[tuple[str, list[int]]]:
-    """Rows to show per reason; kept and ranked ones best first, then by entropy."""
-    samples = []
-    for code, reason in enumerate(REASONS):
-        if reason == "unreadable":
-            continue
-        rows = np.flatnonzero(columns["reason"] == reason)
-        rows = rows[np.lexsort((columns["entropy"][rows], columns["rank"][rows]))]
-        samples.append(
-            (reason, _draw(rows, KEPT_SHOWN if reason == "kept" else DROPPED_SHOWN, seed, code).tolist())
-        )
-    return samples
-
-
-def _duplicate_groups(run: Run, columns: Mapping[str, np.ndarray]) -> list[tuple[int, list[int]]]:
-    """Rows of images that stay, with the rows of their duplicates; most duplicates first."""
-    stays = run.decisions["duplicate_of"].to_numpy(zero_copy_only=False)
-    copies = np.flatnonzero([name is not None for name in stays])
-    named = set(stays[copies])
-    row_of = {name: i for i, name in enumerate(columns["id"]) if name in named}
-    leader = {i: row_of[stays[i]] for i in copies if stays[i] in row_of}
-    groups: dict[int, list[int]] = {}
-    for i, first in sorted(leader.items()):
-        groups.setdefault(first, []).append(i)
-    return sorted(groups.items(), key=lambda g: (-len(g[1]), g[0]))
-
-
-def _clusters(columns: Mapping[str, np.ndarray], seed: int) -> list[dict[str, Any]]:
-    """The largest clusters: up to two kept images, then others drawn from the rest."""
-    cluster, kept = columns["cluster"], columns["kept"].astype(bool)
-    sizes = np.bincount(cluster[cluster >= 0]) if (cluster >= 0).any() else np.zeros(0, int)
-    largest = sorted(np.flatnonzero(sizes).tolist(), key=lambda k: (-sizes[k], k))[:CLUSTERS_SHOWN]
-    found = []
-    for k in largest:
-        rows = np.flatnonzero(cluster == k)
-        best = rows[kept[rows]][np.argsort(columns["rank"][rows[kept[rows]]], kind="stable")]
-        others = _draw(rows[~kept[rows]], PER_CLUSTER - min(2, len(best)), seed, len(REASONS) + k)
-        first = best[: PER_CLUSTER - len(others)]
-        scenes = Counter(s for s in columns["scene"][rows] if s is not None).most_common(1)
-        found.append({
-            "cluster": k, "size": len(rows), "kept": len(best), "rows": [*first.tolist(), *others.tolist()],
-            "scene": scenes[0][0] if scenes else None,
-        })  # fmt: skip
-    return found
+    return f"{span(south, north, 'SN')}, {span(west, east, 'WE')}"

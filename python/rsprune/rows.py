@@ -6,18 +6,75 @@ order, and ties go to the smaller key; the row number only decides between copie
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import xxhash
 
 BLOCK_BYTES = 64 << 20  # largest temporary matrix of similarities
+_PIECE = 65_536  # texts that are Python objects at once
 
 
-def content_key(hashes: Sequence[str | None], seed: int) -> np.ndarray:
-    """Seeded random numbers [N] uint64 that belong to the images' contents, not to their places."""
+def content_key(hashes: Any, seed: int) -> np.ndarray:
+    """Seeded random numbers [N] uint64 that belong to the images' contents, not to their places.
+
+    Args:
+        hashes: content hashes [N], None where unreadable; a column of a table or a sequence of text.
+        seed: of the numbers.
+    """
     digest = xxhash.xxh3_64_intdigest
-    return np.fromiter((digest((h or "").encode(), seed) for h in hashes), np.uint64, len(hashes))
+    return np.fromiter((digest((h or "").encode(), seed) for h in _texts(hashes)), np.uint64, len(hashes))
+
+
+@dataclass(frozen=True)
+class Contents:
+    """The contents of N images.
+
+    Attributes:
+        number: int64 [N], the same for equal contents; -1 where an image is unreadable.
+        key: uint64 [N] from `content_key`.
+    """
+
+    number: np.ndarray
+    key: np.ndarray
+
+    @classmethod
+    def of(cls, hashes: Any, seed: int) -> Contents:
+        """From content hashes [N] as for `content_key`."""
+        import pyarrow as pa
+        import pyarrow.compute as pc
+
+        if not isinstance(hashes, (pa.Array, pa.ChunkedArray)):
+            hashes = pa.array(list(hashes), pa.string())
+        hashes = hashes if isinstance(hashes, pa.ChunkedArray) else pa.chunked_array([hashes])
+        known = np.flatnonzero(pc.is_valid(hashes))
+        key = content_key(hashes, seed)
+        # Sorting keys takes a tenth of the memory that a dictionary of all hashes does.
+        order = known[np.argsort(key[known], kind="stable")]
+        same = np.flatnonzero(key[order[1:]] == key[order[:-1]])
+        texts = (hashes.take(pa.array(order[at])) for at in (same, same + 1))
+        if not pc.all(pc.equal(*texts), min_count=0).as_py():  # two contents have one key
+            codes = hashes.dictionary_encode().combine_chunks().indices
+            return cls(codes.fill_null(-1).to_numpy().astype(np.int64), key)
+        first = np.ones(len(order), dtype=bool)
+        first[same + 1] = False
+        number = np.full(len(hashes), -1, dtype=np.int64)
+        number[order] = np.cumsum(first) - 1
+        return cls(number, key)
+
+    def __len__(self) -> int:
+        return len(self.number)
+
+
+def content_numbers(hashes: Any) -> np.ndarray:
+    """`Contents.number` of hashes; of `Contents` and of such numbers they are given back."""
+    if isinstance(hashes, Contents):
+        return hashes.number
+    numbers = isinstance(hashes, np.ndarray) and hashes.dtype.kind == "i"
+    return hashes if numbers else Contents.of(hashes, 0).number
 
 
 def row_hashes(x: np.ndarray) -> np.ndarray:
@@ -65,6 +122,19 @@ def groups(
         yield int(sorted_labels[start]), rows[start:stop]
 
 
+def in_threads(
+    work: Callable[[int, np.ndarray], None], of: Iterable[tuple[int, np.ndarray]], workers: int
+) -> None:
+    """Calls `work` for every label and its rows, which no other label has, so that the order does not matter."""
+    if workers == 1:
+        for label, rows in of:
+            work(label, rows)
+        return
+    with ThreadPoolExecutor(workers) as pool:
+        for _ in pool.map(lambda group: work(*group), of):
+            pass
+
+
 def most_similar(x: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Index int64 and cosine float32 [N] of the row of `others` [M, D] most similar to each of `x` [N, D].
 
@@ -84,3 +154,12 @@ def most_similar(x: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndar
             index[rows] = np.where(better, at + j, index[rows])
             cosine[rows] = np.where(better, best, cosine[rows])
     return index, cosine
+
+
+def _texts(hashes: Any) -> Iterator[str | None]:
+    """The texts of a sequence; of an Arrow column piece by piece, as a list of all of them would fill memory."""
+    if not hasattr(hashes, "to_pylist"):
+        yield from hashes
+        return
+    for start in range(0, len(hashes), _PIECE):
+        yield from hashes.slice(start, _PIECE).to_pylist()

@@ -1,48 +1,38 @@
 """The run folder: where stages keep their parts, how they resume, and what is remembered about them.
 
-A stage notes its fingerprint (its settings and those of every stage before it) before it writes its first
-part. So a part that lies there belongs to that fingerprint, and an interrupted stage repeats only what is missing.
+A part is named after its place and its images: ``part-000003-9f2c...`` ends in a digest of what is known of each of
+them before it is opened. So a file under a wanted name belongs to just these images, whatever happened in between.
+What all parts of a stage stand on, such as its settings, is noted in a marker before the first of them is written.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import platform
-import shutil
 import socket
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import replace
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, replace
 from datetime import datetime, timezone
 from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rsprune import config
+from rsprune import config, resume
 from rsprune.config import Settings
 from rsprune.errors import ConfigError
+from rsprune.files import write_array, write_atomic, write_json, write_table
+from rsprune.layout import FOLDERS, READS_IMAGES, SECTIONS, STAGES, Marker, damaged, digest
 
-STAGES = ("scan", "score", "embed", "cluster", "select", "report")
-READS_IMAGES = ("scan", "score", "embed")  # costly: never thrown away without --overwrite
-FOLDERS = {"scan": "manifest", "score": "scores", "embed": "embeddings", "cluster": "assignments"}
-OUTPUTS = {  # files beside the parts that a stage writes
-    "scan": ("radiometry.json",),
-    "embed": ("encoder.safetensors", "transform.safetensors"),
-    "cluster": ("clusters.safetensors", "calibration.json"),
-    "select": ("decisions.parquet", "kept.txt"),
-    "report": ("report.html",),
-}
-SECTIONS = {"scan": ("scan",), "score": ("score",), "embed": ("embed",), "cluster": ("filter", "cluster")}
-SECTIONS |= {"select": ("filter", "select"), "report": ()}  # of the settings, that a stage stands on
+__all__ = ["STAGES", "Run", "digest", "write_array", "write_atomic", "write_json", "write_table"]
 
 
 class Run:
@@ -50,6 +40,7 @@ class Run:
 
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path)
+        self._names: list[str] | None = None
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> Run:
@@ -61,6 +52,12 @@ class Run:
             )
         return run
 
+    def check(self) -> None:
+        """Raises `ConfigError` where the settings or a marker are damaged, or of another version."""
+        _ = self.settings
+        for stage in STAGES:
+            self.marker(stage)
+
     # What was computed ------------------------------------------------------------------------------------
 
     @property
@@ -69,24 +66,43 @@ class Run:
 
     @cached_property
     def settings(self) -> Settings:
-        return config.load(self.config_path)
+        try:
+            return config.load(self.config_path)
+        except ConfigError as e:
+            raise ConfigError(
+                f"{self.path} has settings that this version of rsprune does not understand ({e}): "
+                "use the version that wrote them, or choose another folder"
+            ) from None
 
-    def part(self, stage: str, k: int) -> Path:
-        suffix = ".npy" if stage == "embed" else ".parquet"
-        return self.path / FOLDERS[stage] / f"part-{k:05d}{suffix}"
-
-    def parts(self, stage: str) -> list[Path]:
-        return sorted((self.path / FOLDERS[stage]).glob("part-*"))
+    @property
+    def names(self) -> list[str]:
+        """Names of the parts in the order of their images, the same in every stage."""
+        if self._names is not None:
+            return self._names
+        names = [f.stem for f in self.parts("scan")]
+        if self.complete("scan"):
+            self._names = names
+        return names
 
     @property
     def n_parts(self) -> int:
-        return len(self.parts("scan"))
+        return len(self.names)
+
+    def part(self, stage: str, part: int | str) -> Path:
+        """File of the part with that name or number."""
+        if isinstance(part, int):
+            part = self.names[part] if part < self.n_parts else f"part-{part:06d}"
+        return resume.part_file(self.path, stage, part)
+
+    def parts(self, stage: str) -> list[Path]:
+        """Files of the parts that are there, in the order of their images."""
+        return resume.part_files(self.path, stage)
 
     def table(self, stage: str, columns: list[str] | None = None) -> pa.Table:
         """All rows of a stage in id order; `stage` is scan, score, cluster or select."""
         self.require(stage)
         files = [self.path / "decisions.parquet"] if stage == "select" else self.parts(stage)
-        return pa.concat_tables([pq.read_table(f, columns=columns) for f in files])
+        return pa.concat_tables([_read(f, columns) for f in files])
 
     @property
     def decisions(self) -> pa.Table:
@@ -115,83 +131,102 @@ class Run:
         return out
 
     def json(self, name: str) -> Any:
-        return json.loads((self.path / name).read_text("utf-8"))
+        """Content of a JSON file. Raises `ConfigError` where it is damaged."""
+        try:
+            return json.loads((self.path / name).read_text("utf-8"))
+        except ValueError:
+            raise damaged(self.path / name) from None
 
     def log(self) -> list[dict[str, Any]]:
         """What ran when, oldest first."""
         path = self.path / "log.jsonl"
-        return [json.loads(line) for line in path.read_text("utf-8").splitlines()] if path.exists() else []
+        entries = []
+        for line in path.read_text("utf-8", "replace").splitlines() if path.exists() else ():
+            with contextlib.suppress(ValueError):  # a crash may have cut a line
+                entries.append(json.loads(line))
+        return entries
 
     # Stages -----------------------------------------------------------------------------------------------
 
+    def marker(self, stage: str) -> Marker | None:
+        """What the results of a stage stand on. Raises `ConfigError` where another version wrote them."""
+        return Marker.load(self.path, stage)
+
     def fingerprint(self, stage: str) -> str | None:
-        marker = self.path / ".stages" / f"{stage}.json"
-        return json.loads(marker.read_text())["fingerprint"] if marker.exists() else None
+        """Changes with anything that the results of a stage stand on."""
+        marker = self.marker(stage)
+        return digest(asdict(replace(marker, complete=True))) if marker else None
 
     def complete(self, stage: str) -> bool:
-        marker = self.path / ".stages" / f"{stage}.json"
-        return marker.exists() and json.loads(marker.read_text())["complete"]
+        marker = self.marker(stage)
+        return marker is not None and marker.complete
 
     def require(self, stage: str) -> None:
+        """Raises `ConfigError` where the stage is not finished."""
         if not self.complete(stage):
             raise ConfigError(f"{self.path} has no finished '{stage}' stage: run 'rsprune {stage}' first")
 
     @contextlib.contextmanager
     def stage(
-        self, name: str, fingerprint: str, settings: Settings | None = None, *, overwrite: bool = False
+        self,
+        name: str,
+        fingerprint: str,
+        settings: Settings | None = None,
+        *,
+        inputs: str = "",
+        parts: Sequence[str] | None = None,
+        overwrite: bool = False,
     ) -> Iterator[bool]:
         """Enters a stage; yields False where it is complete already. `settings` go into ``config.toml``.
 
-        Raises `ConfigError` where a costly stage holds results of other settings and `overwrite` is not set.
+        Args:
+            name: of the stage.
+            fingerprint: of its settings.
+            settings: of the run.
+            inputs: fingerprint of what else all parts depend on; where it has changed, all are made again.
+            parts: names of the parts, if they are not those of the scan.
+            overwrite: throw away results of other settings.
+
+        Raises:
+            ConfigError: a costly stage holds results of other settings and `overwrite` is not set.
         """
-        if self.fingerprint(name) != fingerprint:
-            if self.fingerprint(name) and name in READS_IMAGES and not overwrite:
-                raise ConfigError(
-                    f"{self.path} holds results of stage '{name}' for other settings or inputs: "
-                    "choose another folder with -o, or throw them away with --overwrite"
-                )
-            self._forget_from(name)
-            self._mark(name, fingerprint, complete=False)
+        self._names = None
+        resume.admit(self.path, name, fingerprint, overwrite=overwrite)
         if settings is not None:
-            self._adopt(name, settings)
-        if self.complete(name):
+            self._adopt(name, settings, overwrite=overwrite)
+        if parts is None and name in READS_IMAGES[1:]:
+            parts = self.names
+        if not resume.prepare(self.path, name, inputs, parts):
             yield False
             return
         started, clock = datetime.now(timezone.utc), time.perf_counter()
         if name in FOLDERS:
             (self.path / FOLDERS[name]).mkdir(exist_ok=True)
         yield True
-        for abandoned in (
-            *self.path.glob(".*.tmp"),
-            *self.path.glob("*/.*.tmp"),
-        ):  # by a process that was killed
-            abandoned.unlink(missing_ok=True)
-        self._mark(name, fingerprint, complete=True)
+        abandoned = *self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")  # by a process that was killed
+        for file in abandoned:
+            file.unlink(missing_ok=True)
+        replace(self.marker(name), complete=True).save(self.path, name)
         self.note(stage=name, started=started.isoformat(), seconds=round(time.perf_counter() - clock, 3))
 
-    def _adopt(self, stage: str, settings: Settings) -> None:
+    def note_failed(self, stage: str, part: str, reason: str) -> None:
+        """Remembers that a part could not be computed; to be called before its stand-in is written."""
+        marker = self.marker(stage)
+        replace(marker, failed={**marker.failed, part: reason}).save(self.path, stage)
+
+    def _adopt(self, stage: str, settings: Settings, *, overwrite: bool) -> None:
         # Only what this stage stands on: a later stage may still refuse its own part of `settings`.
         if self.config_path.exists():
             own = {section: getattr(settings, section) for section in SECTIONS[stage]}
-            settings = replace(self.settings, seed=settings.seed, **own)
-            if settings == self.settings:
-                return
+            try:
+                settings = replace(self.settings, seed=settings.seed, **own)
+            except ConfigError:
+                if not overwrite:
+                    raise
+            else:
+                if settings == self.settings:
+                    return
         self.save_settings(settings)
-
-    def _mark(self, stage: str, fingerprint: str, *, complete: bool) -> None:
-        (self.path / ".stages").mkdir(exist_ok=True)
-        write_json(
-            self.path / ".stages" / f"{stage}.json", {"fingerprint": fingerprint, "complete": complete}
-        )
-
-    def _forget_from(self, first: str) -> None:
-        # Markers go last to first and before the files: a crash here leaves a stage that is simply not there.
-        for stage in reversed(STAGES[STAGES.index(first) :]):
-            (self.path / ".stages" / f"{stage}.json").unlink(missing_ok=True)
-            for name in OUTPUTS.get(stage, ()):
-                (self.path / name).unlink(missing_ok=True)
-            if stage in FOLDERS:
-                shutil.rmtree(self.path / FOLDERS[stage], ignore_errors=True)
 
     def save_settings(self, settings: Settings, **provenance: Any) -> None:
         """Writes ``config.toml`` with the versions that produced the results."""
@@ -206,8 +241,11 @@ class Run:
         self.__dict__["settings"] = settings
 
     def note(self, **entry: Any) -> None:
-        with (self.path / "log.jsonl").open("a", encoding="utf-8") as f:
-            f.write(json.dumps(entry) + "\n")
+        """Adds a line to the log."""
+        with (self.path / "log.jsonl").open("a+b") as f:
+            if f.tell() and (f.seek(-1, os.SEEK_END), f.read(1))[1] != b"\n":  # a crash has cut the last line
+                f.write(b"\n")
+            f.write((json.dumps(entry) + "\n").encode())
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
@@ -235,32 +273,11 @@ class Run:
             yield
 
 
-def digest(*parts: Any) -> str:
-    """A short stable hash of JSON-able values."""
-    return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()[:32]
-
-
-def write_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> None:
-    """Writes a file that is either complete or not there: temporary name, sync, rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def _read(file: Path, columns: list[str] | None) -> pa.Table:
     try:
-        with temporary.open("wb") as f:
-            write(f)
-            f.flush()
-            os.fsync(f.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def write_table(path: Path, table: pa.Table) -> None:
-    write_atomic(path, lambda f: pq.write_table(table, f, compression="zstd"))
-
-
-def write_array(path: Path, array: np.ndarray) -> None:
-    write_atomic(path, lambda f: np.save(f, array, allow_pickle=False))
-
-
-def write_json(path: Path, value: Any) -> None:
-    write_atomic(path, lambda f: f.write((json.dumps(value, indent=2) + "\n").encode()))
+        with pq.ParquetFile(file) as opened:  # a fifth of what `read_table` takes for a part
+            return opened.read(columns)
+    except (pa.ArrowException, OSError) as e:
+        if isinstance(e, FileNotFoundError):
+            raise
+        raise damaged(file) from None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -100,13 +101,15 @@ def fit_prototypes(
     )
 
 
-def pseudo_scenes(x: np.ndarray, s: int, keys: np.ndarray, seed: int = 0) -> Prototypes:
+def pseudo_scenes(
+    x: Any, s: int, keys: np.ndarray, seed: int = 0, candidates: np.ndarray | None = None
+) -> Prototypes:
     """Prototypes of at most `s` scenes found by a small k-means, for a pool without a reference.
 
-    Fitted on a sample of distinct images of `x` [N, D]; at least 8 of them make a scene. Every image that
-    has a direction is then of one of the scenes.
+    Fitted on a sample of distinct images of `x` [N, D] among `candidates` [N], by default those with an embedding;
+    at least 8 of them make a scene. Every image that has a direction is then of one of the scenes.
     """
-    rows = unique_rows(keys, finite_rows(x))
+    rows = unique_rows(keys, finite_rows(x) if candidates is None else candidates)
     s = max(1, min(s, len(rows) // 8))
     names = tuple(f"pseudo-{i:02d}" for i in range(s))
     if not len(rows):
@@ -115,7 +118,7 @@ def pseudo_scenes(x: np.ndarray, s: int, keys: np.ndarray, seed: int = 0) -> Pro
     return Prototypes(vectors, np.arange(len(vectors), dtype=np.int32), names[: len(vectors)], -1.0)
 
 
-def tag(x: np.ndarray, prototypes: Prototypes) -> SceneTags:
+def tag(x: Any, prototypes: Prototypes) -> SceneTags:
     """Scene of each image of `x` [N, D]: that of its most similar prototype, ties to the lower scene.
 
     An image below the threshold, or with a zero row, is unknown; a row with NaN is unknown and has NaN
@@ -133,8 +136,9 @@ def tag(x: np.ndarray, prototypes: Prototypes) -> SceneTags:
     present, starts = np.unique(prototypes.scene[by_scene], return_index=True)
     block = max(1, BLOCK_BYTES // (4 * max(vectors.shape)))
     for start in range(0, len(x), block):
-        rows = start + np.flatnonzero(finite_rows(x[start : start + block]))
-        members = unit_rows(x[rows])
+        part = x[start : start + block]
+        finite = np.flatnonzero(finite_rows(part))
+        rows, members = start + finite, unit_rows(part[finite])
         best = np.maximum.reduceat(members @ vectors.T, starts, axis=1)
         at = best.argmax(axis=1)
         similarity[rows] = best[np.arange(len(at)), at]

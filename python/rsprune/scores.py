@@ -118,8 +118,11 @@ def _measure(rows: list[int], images: list[Image], radiometry: Radiometry, patch
         counts = _patch_sums(valid, patch)
         n_valid = valid.sum(axis=(1, 2))
     bits = np.empty((n, -(-height // patch), -(-width // patch), bands), np.float32)
-    autocorrelation, sharpness = np.empty((2, n), np.float32)
-    saturated = np.empty(n, np.int64)
+    autocorrelation, sharpness, saturated = (
+        np.empty(n, np.float32),
+        np.empty(n, np.float32),
+        np.empty(n, np.int64),
+    )
     _C.patch_entropy(bins, valid, None, bits, patch)
     _C.texture(pixels, valid, autocorrelation, sharpness)
     _C.saturated(bins, valid, saturated)
@@ -131,14 +134,14 @@ def _columns(stacks: Sequence[_Measured], sizes: np.ndarray) -> tuple[list[int],
     rows = [row for stack in stacks for row in stack.rows]
     # In float64 and for each image alone: a batch must not change a score.
     bits = np.concatenate([stack.bits for stack in stacks]).mean(axis=-1, dtype=np.float64)
-    used = [
-        np.ones(stack.bits.shape[:3], bool) if stack.counts is None else stack.counts * 2 >= sizes
-        for stack in stacks
-    ]
-    mean, p10, flat = _entropy_statistics(bits, np.concatenate(used))
-    valid = np.concatenate(
-        [np.full(len(s.rows), sizes.sum()) if s.valid is None else s.valid for s in stacks]
-    )
+    used, valid = np.ones(bits.shape, bool), np.full(len(rows), sizes.sum())
+    first = 0
+    for stack in stacks:
+        last = first + len(stack.rows)
+        if stack.counts is not None:
+            used[first:last], valid[first:last] = stack.counts * 2 >= sizes, stack.valid
+        first = last
+    mean, p10, flat = _entropy_statistics(bits, used)
     saturated, autocorrelation, sharpness = (
         np.concatenate(parts) for parts in zip(*(stack[4:] for stack in stacks), strict=True)
     )

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from rsprune.cells import Cells
 from rsprune.config import FilterConfig, SelectConfig
 from rsprune.duplicates import Footprints, spatial_duplicates
 from rsprune.filters import CODES, eligibility
 from rsprune.rank import METHODS
-from rsprune.rows import content_key, finite_rows, groups, most_similar, row_hashes, unique_rows, unit_rows
+from rsprune.rows import Contents, finite_rows, row_hashes, unique_rows
+from rsprune.similar import exact_duplicates, near_duplicates, nearest_kept
+from rsprune.stored import Selected
 from rsprune.strata import stratified_order
 from rsprune.strategies import Clusters, Strategy, load_strategy
 
 _NONE = -1
-_COSINE_EPSILON = 1e-6  # float32 rounding of the cosine of a row with itself
-_LEADER_BLOCK = 256  # rows compared with the accepted ones at once
 
 
 @dataclass(frozen=True)
@@ -51,76 +52,23 @@ class Decisions:
     thresholds: dict[str, float | None]
 
 
-def exact_duplicates(
-    hashes: Sequence[str | None],
-    quality: np.ndarray,
-    keys: np.ndarray,
-    candidates: np.ndarray | None = None,
-) -> np.ndarray:
-    """Row int64 [N] of the copy that stays for each image that is dropped as a copy, else -1.
-
-    Of the candidates with one hash the one of best quality stays, then of smaller key, then the first.
-    """
-    rows = np.arange(len(hashes)) if candidates is None else np.flatnonzero(candidates)
-    duplicate_of = np.full(len(hashes), _NONE, dtype=np.int64)
-    stays: dict[str, int] = {}
-    for row in rows[_best_first(quality[rows], keys[rows])]:
-        content = hashes[row]
-        if content is not None:
-            first = stays.setdefault(content, row)
-            if first != row:
-                duplicate_of[row] = first
-    return duplicate_of
-
-
-def near_duplicates(
-    x: np.ndarray,
-    labels: np.ndarray,
-    quality: np.ndarray,
-    keys: np.ndarray,
-    threshold: float,
-    candidates: np.ndarray | None = None,
-) -> np.ndarray:
-    """Row int64 [N] of the image that stays for each near duplicate inside its cluster, else -1.
-
-    In order of quality, then key, an image is dropped for the most similar one accepted before it if their
-    cosine is at least `threshold`. Costs about 2 * n * accepted * D operations in a cluster of n images.
-
-    Args:
-        x: embeddings [N, D].
-        labels: cluster of each image [N]; images below 0 take no part.
-        quality: float [N], higher stays; NaN is lowest.
-        keys: uint64 [N] from `rows.content_key`.
-        threshold: cosine; above 1 switches the search off.
-        candidates: bool [N], images that take part.
-    """
-    duplicate_of = np.full(len(labels), _NONE, dtype=np.int64)
-    if threshold > 1:
-        return duplicate_of
-    for _, rows in groups(labels, keys, candidates):
-        rows = rows[_best_first(quality[rows], keys[rows])]
-        leader = _leaders(unit_rows(x[rows]), threshold - _COSINE_EPSILON)
-        follows = leader >= 0
-        duplicate_of[rows[follows]] = rows[leader[follows]]
-    return duplicate_of
-
-
 def decide(
     *,
     scores: Mapping[str, np.ndarray],
-    hashes: Sequence[str | None],
-    x: np.ndarray,
+    hashes: Any,
+    x: Any,
     labels: np.ndarray,
     distance: np.ndarray,
     centers: np.ndarray,
     scenes: np.ndarray | None = None,
-    footprints: Footprints | None = None,
+    footprints: Callable[[], Footprints] | None = None,
     leaked: np.ndarray | None = None,
     strata: np.ndarray | None = None,
     filters: FilterConfig | None = None,
     select: SelectConfig | None = None,
     budget: int,
     seed: int = 0,
+    workers: int = 1,
 ) -> Decisions:
     """Decides about every image of a pool.
 
@@ -129,19 +77,20 @@ def decide(
 
     Args:
         scores: columns [N] as for `filters.eligibility`; `entropy` also says which duplicate stays.
-        hashes: content hashes [N], None where unreadable.
-        x: embeddings [N, D], NaN where unreadable.
+        hashes: content hashes [N], None where unreadable; a sequence, a column of a table, or `rows.Contents`.
+        x: embeddings [N, D], NaN where unreadable; an array, or `stored.ClusteredEmbeddings`.
         labels: int32 [N], cluster of each image; -1 where it has no embedding.
         distance: float32 [N] to the centre of the cluster, for the ranking `closest`.
         centers: [K, D].
         scenes: int [N], scene of each image, -1 unknown, for a strategy that divides its seats among scenes.
-        footprints: where the images lie; None looks for no spatial duplicates.
+        footprints: gives where the images lie, when that is needed; None looks for no spatial duplicates.
         leaked: bool [N], images of an evaluation set, which no strategy may keep.
         strata: int [N], stratum of each image; each gets its share of the seats.
         filters: thresholds of the filters.
         select: strategy, duplicates, allocation and ranking; its `keep` and `n` are not read.
         budget: images to keep; if fewer survive, all of them are kept.
         seed: decides ties, and whatever a strategy leaves to chance.
+        workers: threads; they change no decision.
 
     Raises:
         ValueError: if the arrays differ in length.
@@ -149,7 +98,7 @@ def decide(
         RspruneError: if the strategy does not return what it was asked for.
     """
     select = select or SelectConfig()
-    strategy = load_strategy(select.strategy, **select.rsprune)
+    strategy = load_strategy(select.strategy, **select.rsprune, workers=workers)
     pool = strategy.pool if select.pool == "auto" else select.pool
     labels = np.asarray(labels)
     n = len(x)
@@ -158,9 +107,10 @@ def decide(
     if n and labels.max() >= len(centers):
         raise ValueError(f"labels go up to {labels.max()} but there are {len(centers)} centers")
 
-    keys = content_key(hashes, seed)
+    contents = hashes if isinstance(hashes, Contents) else Contents.of(hashes, seed)
+    keys = contents.key
     embedded = (labels >= 0) & finite_rows(x)
-    passed = eligibility(scores, filters, hashes=hashes)
+    passed = eligibility(scores, filters, hashes=contents)
     reason, threshold = passed.reason.copy(), passed.threshold_used.copy()
     reason[passed.eligible & ~embedded] = CODES["unreadable"]
     threshold[passed.eligible & ~embedded] = np.nan
@@ -172,39 +122,45 @@ def decide(
         reason[leaked], threshold[leaked] = CODES["reference_leak"], select.near_duplicate
 
     duplicate_of = np.full(n, _NONE, dtype=np.int64)
+
+    def drop(found: np.ndarray, why: str, limit: float | None = None) -> None:
+        rows = np.flatnonzero((found >= 0) & (reason == 0))
+        reason[rows], duplicate_of[rows] = CODES[why], found[rows]
+        if limit is not None:
+            threshold[rows] = limit
+
     if pool == "distinct":
         candidates = reason == 0
-        duplicate_of = exact_duplicates(hashes, quality, keys, candidates)
-        reason[duplicate_of >= 0] = CODES["exact_duplicate"]
+        drop(exact_duplicates(contents, quality, keys, candidates), "exact_duplicate")
         if footprints is not None:
             overlap, days = select.spatial_overlap, select.duplicate_days
-            same = spatial_duplicates(footprints, quality, keys, candidates, overlap=overlap, days=days)
-            same[reason != 0] = _NONE
-            reason[same >= 0], threshold[same >= 0] = CODES["spatial_duplicate"], overlap
-            duplicate_of = np.where(same >= 0, same, duplicate_of)
-        near = near_duplicates(x, labels, quality, keys, select.near_duplicate, reason == 0)
-        reason[near >= 0] = CODES["near_duplicate"]
-        threshold[near >= 0] = select.near_duplicate
-        duplicate_of = np.where(near >= 0, near, duplicate_of)
+            found = spatial_duplicates(footprints(), quality, keys, candidates, overlap=overlap, days=days)
+            drop(found, "spatial_duplicate", overlap)
+            del found
+    cells = Cells.of(x, np.where(embedded, labels, _NONE), keys, reason == 0)
+    if pool == "distinct":
+        least = select.near_duplicate
+        near = near_duplicates(x, cells.cell, quality, keys, least, reason == 0, workers=workers)
+        drop(near, "near_duplicate", least)
+        del near
 
-    chosen_from = np.flatnonzero(reason == 0)
+    chosen_from = reason == 0
     clusters = Clusters(labels, np.asarray(distance), np.asarray(centers, np.float32), scenes)
 
     def best_first(rows: np.ndarray, seats: int) -> np.ndarray:
         return _order(strategy, rows, x, scores, clusters, keys, seats, seed)
 
-    if strata is None:
-        order = best_first(chosen_from, budget)
-    else:
-        order = stratified_order(chosen_from, strata, budget, keys, best_first)
     rank = np.full(n, _NONE, dtype=np.int64)
+    if strata is None:
+        order = best_first(np.flatnonzero(chosen_from), budget)
+    else:
+        order = stratified_order(np.flatnonzero(chosen_from), strata, budget, keys, best_first)
     rank[order] = np.arange(len(order))
+    del order
     kept = (rank >= 0) & (rank < budget)
     reason[chosen_from] = CODES["over_budget"]
     reason[kept] = CODES["kept"]
-    nearest, similarity = _nearest_kept(
-        x, np.where(embedded, labels, _NONE), keys, kept, duplicate_of, centers
-    )
+    nearest, similarity = nearest_kept(x, cells, keys, kept, duplicate_of, centers, workers=workers)
     return Decisions(
         reason=reason,
         kept=kept,
@@ -263,16 +219,17 @@ def select(
     quality = np.zeros(len(rows), np.float32) if scores is None else _to_numpy(scores)
     _same_length(len(rows), "x", scores=quality)
     candidates = finite_rows(rows)
-    hashes = row_hashes(rows)
-    keys = content_key(hashes, seed)
+    contents = Contents.of(row_hashes(rows), seed)
+    keys = contents.key
     if labels is None:
         clusters = _cluster(rows, keys, candidates, seed)
     else:
         clusters = _to_numpy(labels)
         _same_length(len(rows), "x", labels=clusters)
     candidates &= clusters >= 0
-    candidates &= exact_duplicates(hashes, quality, keys, candidates) < 0
-    candidates &= near_duplicates(rows, clusters, quality, keys, near_duplicate, candidates) < 0
+    candidates &= exact_duplicates(contents, quality, keys, candidates) < 0
+    cell = Cells.of(rows, clusters, keys, candidates).cell
+    candidates &= near_duplicates(rows, cell, quality, keys, near_duplicate, candidates) < 0
     left = np.flatnonzero(candidates)
     around = Clusters.of(rows[left], clusters[left])
     strategy = load_strategy("rsprune", alpha=alpha, beta=beta, rank=rank)
@@ -280,10 +237,26 @@ def select(
     return _like(order[:n], x)
 
 
+class _Columns(Mapping[str, np.ndarray]):
+    """Columns by name, of which only those that are asked for are taken at `rows`."""
+
+    def __init__(self, columns: Mapping[str, np.ndarray], rows: np.ndarray):
+        self._columns, self._rows = columns, rows
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return np.asarray(self._columns[name])[self._rows]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._columns)
+
+    def __len__(self) -> int:
+        return len(self._columns)
+
+
 def _order(
     strategy: Strategy,
     rows: np.ndarray,
-    x: np.ndarray,
+    x: Any,
     scores: Mapping[str, np.ndarray],
     clusters: Clusters,
     keys: np.ndarray,
@@ -298,72 +271,8 @@ def _order(
         clusters.centers,
         None if clusters.scenes is None else clusters.scenes[rows],
     )
-    columns = {name: np.asarray(column)[rows] for name, column in scores.items()}
-    return rows[strategy.order(x[rows], columns, given, budget, seed)]
-
-
-def _leaders(x: np.ndarray, threshold: float) -> np.ndarray:
-    """For unit rows [n, D], best first: the accepted row int64 [n] each one follows, -1 if it is accepted."""
-    leader = np.full(len(x), _NONE, dtype=np.int64)
-    accepted = np.empty(len(x), dtype=np.int64)
-    vectors = np.empty_like(x)
-    n_accepted = 0
-    for start in range(0, len(x), _LEADER_BLOCK):
-        block = x[start : start + _LEADER_BLOCK]
-        at, cosine = most_similar(block, vectors[:n_accepted])
-        follows = cosine >= threshold
-        leader[start : start + len(block)][follows] = accepted[at[follows]]
-        inside = block @ block.T
-        close = np.tril(inside >= threshold, k=-1)
-        for i in np.flatnonzero(close.any(axis=1)):
-            leads = np.flatnonzero(close[i] & ~follows)
-            if len(leads):
-                best = leads[inside[i, leads].argmax()]
-                if not follows[i] or inside[i, best] > cosine[i]:
-                    leader[start + i] = start + best
-                follows[i] = True
-        new = np.flatnonzero(~follows)
-        accepted[n_accepted : n_accepted + len(new)] = start + new
-        vectors[n_accepted : n_accepted + len(new)] = block[new]
-        n_accepted += len(new)
-    return leader
-
-
-def _nearest_kept(
-    x: np.ndarray,
-    labels: np.ndarray,
-    keys: np.ndarray,
-    kept: np.ndarray,
-    duplicate_of: np.ndarray,
-    centers: np.ndarray,
-) -> tuple[np.ndarray, np.ndarray]:
-    """The kept image, int64 [N], that stands for each dropped one, and the cosine to it, float32 [N]."""
-    nearest = np.full(len(labels), _NONE, dtype=np.int64)
-    similarity = np.full(len(labels), np.nan, dtype=np.float32)
-    copies = np.flatnonzero((duplicate_of >= 0) & kept[duplicate_of])
-    nearest[copies] = duplicate_of[copies]
-    for rows in np.array_split(copies, len(copies) // 65536 + 1):
-        similarity[rows] = (unit_rows(x[rows]) * unit_rows(x[nearest[rows]])).sum(axis=1)
-
-    kept_rows = dict(groups(labels, keys, kept))
-    if not kept_rows:
-        return nearest, similarity
-    holders = np.array(list(kept_rows))
-    holder_centers = np.asarray(centers, dtype=np.float32)[holders]
-    for label, rows in groups(labels, keys, ~kept & (nearest < 0)):
-        if label in kept_rows:
-            others = kept_rows[label]
-        else:
-            apart = np.square(holder_centers - np.asarray(centers[label], np.float32)).sum(axis=1)
-            others = kept_rows[int(holders[apart.argmin()])]
-        at, similarity[rows] = most_similar(unit_rows(x[rows]), unit_rows(x[others]))
-        nearest[rows] = others[at]
-    return nearest, similarity
-
-
-def _best_first(quality: np.ndarray, keys: np.ndarray) -> np.ndarray:
-    """Rows by quality [M], highest first, then by key [M], then by row; NaN is the lowest quality."""
-    return np.lexsort((keys, -np.nan_to_num(quality.astype(np.float64), nan=-np.inf)))
+    embeddings = Selected(x, rows) if strategy.reads_rows else x[rows]
+    return rows[strategy.order(embeddings, _Columns(scores, rows), given, budget, seed)]
 
 
 def _cluster(x: np.ndarray, keys: np.ndarray, candidates: np.ndarray, seed: int) -> np.ndarray:

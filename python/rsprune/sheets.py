@@ -4,39 +4,51 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
-from rsprune.reading import COLUMNS, Reader, rows
-from rsprune.run import Run
+from rsprune.reading import COLUMNS, Reader
+from rsprune.columns import Columns
 
 THUMBNAIL = 64  # pixels
+SMALL = 40  # pixels, in the picture that the maps take their tiles from
 RING, GAP = 3, 2  # pixels of the outline, and between two of them
 PITCH = THUMBNAIL + 2 * RING + GAP
 OUTLINE = (240, 127, 30, 255)  # stands out from fields, woods and water, on white and on black
 MISSING = (128, 128, 128, 96)
+READ_AT_ONCE = 64  # images between two steps of the progress
 
 
-class Thumbnails(dict[str, "Image.Image | None"]):
-    """Thumbnail by id; None where the image cannot be read (any more)."""
+class Thumbnails(dict[int, "Image.Image | None"]):
+    """Thumbnail by row; None where the image cannot be read (any more)."""
 
-    def __init__(self, run: Run, ids: Iterable[str]):
-        super().__init__(dict.fromkeys(ids))
-        wanted = pa.array(list(self), pa.string())
-        table = run.table("scan", COLUMNS)
-        table = table.filter(pc.is_in(table["id"], value_set=wanted))
+    def __init__(
+        self,
+        columns: Columns,
+        rows: Iterable[int],
+        progress: Callable[[Iterable[int], str, int], Iterable[int]] = lambda done, *_: done,
+    ):
+        super().__init__(dict.fromkeys(sorted(rows)))
         try:
-            reader = Reader(run)
+            reader = Reader(columns.run)
         except Exception:
             return  # as below: the collection has moved away
+        listed = zip(self, columns.pick("scan", COLUMNS, list(self)).to_pylist(), strict=True)
         # In this order the windows of one scene come together, row by row.
-        for row in sorted(rows(table), key=lambda r: (r["source"], r["uri"], r["y"] or 0, r["x"] or 0)):
-            self[row["id"]] = _thumbnail(reader, row)
+        in_order = sorted(listed, key=lambda r: (r[1]["source"], r[1]["uri"], r[1]["y"] or 0, r[1]["x"] or 0))
+        for _ in progress(self._read(reader, in_order), "report", len(in_order)):
+            pass
+
+    def _read(self, reader: Reader, listed: list[tuple[int, dict[str, Any]]]) -> Iterable[int]:
+        for start in range(0, len(listed), READ_AT_ONCE):
+            some = listed[start : start + READ_AT_ONCE]
+            for number, row in some:
+                self[number] = _thumbnail(reader, row)
+            yield len(some)
 
     @property
     def n_missing(self) -> int:
@@ -85,7 +97,25 @@ def contact_sheet(cells: Sequence[tuple[Image.Image | None, bool]], *, columns: 
             right, bottom = x + thumbnail.width + RING - 1, y + thumbnail.height + RING - 1
             draw.rectangle((x - RING, y - RING, right, bottom), fill=OUTLINE)
         sheet.paste(thumbnail, (x, y))
+    return {"src": _webp(sheet, quality=80), "width": sheet.width, "height": sheet.height}
+
+
+def atlas(thumbnails: Sequence[Image.Image | None]) -> dict[str, Any]:
+    """One picture of small square tiles, of which a script shows one at a time.
+
+    Returns:
+        `src` (a data URI), `columns` and `side` of a tile in pixels.
+    """
+    columns = max(1, math.isqrt(max(len(thumbnails) - 1, 0)) + 1)
+    sheet = Image.new("RGB", (SMALL * columns, SMALL * max(1, -(-len(thumbnails) // columns))), MISSING[:3])
+    for i, thumbnail in enumerate(thumbnails):
+        if thumbnail is not None:
+            tile = ImageOps.pad(thumbnail, (SMALL, SMALL), Image.Resampling.BOX, color=MISSING[:3])
+            sheet.paste(tile, (SMALL * (i % columns), SMALL * (i // columns)))
+    return {"src": _webp(sheet, quality=70), "columns": columns, "side": SMALL}
+
+
+def _webp(sheet: Image.Image, *, quality: int) -> str:
     data = io.BytesIO()
-    sheet.save(data, "WEBP", quality=80, method=4)
-    src = "data:image/webp;base64," + base64.b64encode(data.getvalue()).decode()
-    return {"src": src, "width": sheet.width, "height": sheet.height}
+    sheet.save(data, "WEBP", quality=quality, method=4)
+    return "data:image/webp;base64," + base64.b64encode(data.getvalue()).decode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -16,20 +16,27 @@ UNKNOWN = "unknown"
 _SEASONS = ("December to February", "March to May", "June to August", "September to November")
 
 
-def strata(table: pa.Table, by: Sequence[str], sources: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
+def strata(
+    tables: Iterable[pa.Table], by: Sequence[str], sources: Sequence[str]
+) -> tuple[np.ndarray, tuple[str, ...]]:
     """The stratum of each image, int32 [N], and the names of the strata.
 
     Args:
-        table: manifest rows with `COLUMNS`.
+        tables: manifest rows with `COLUMNS`, one table after the other.
         by: `gsd` (to the nearest power of two metres), `sensor` (the source, as one source is one sensor) or
             `date` (the season). A stratum is a combination of them; what is not known is `unknown`.
         sources: name of each source.
     """
-    columns = [_VALUES[name](table, sources) for name in by]
-    names = [", ".join(values) for values in zip(*columns, strict=True)] if columns else [""] * len(table)
-    present = tuple(sorted(set(names)))
-    number = {name: i for i, name in enumerate(present)}
-    return np.array([number[name] for name in names], np.int32), present
+    number: dict[str, int] = {}
+    parts = [np.zeros(0, np.int32)]
+    for table in tables:
+        columns = [_VALUES[name](table, sources) for name in by]
+        names = [", ".join(values) for values in zip(*columns, strict=True)] if columns else [""] * len(table)
+        parts.append(np.array([number.setdefault(name, len(number)) for name in names], np.int32))
+    present = tuple(sorted(number))
+    sorted_number = np.zeros(len(present), np.int32)
+    sorted_number[[number[name] for name in present]] = np.arange(len(present))
+    return sorted_number[np.concatenate(parts)], present
 
 
 def stratified_order(

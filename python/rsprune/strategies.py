@@ -15,7 +15,7 @@ The selection for a smaller budget is the beginning of that for a larger one wit
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -75,12 +75,15 @@ class Strategy:
         pool: one of `POOLS`, the images that it chooses from unless ``--pool`` says otherwise.
         ranks_all: whether it is asked to rank its whole pool, of which the budget takes the beginning. Then
             subsets are nested; otherwise it is asked for the budget only.
+        reads_rows: whether it reads some rows of the embeddings at a time, so that they need not lie in memory:
+            it is given `stored.Selected`.
     """
 
     name: str
     function: Function
     pool: str = "distinct"
     ranks_all: bool = False
+    reads_rows: bool = False
 
     def __post_init__(self) -> None:
         if self.pool not in POOLS:
@@ -220,6 +223,7 @@ def rsprune(
     beta: float = 1.0,
     rank: str = "herding",
     mmr_lambda: float = 0.5,
+    workers: int = 1,
 ) -> np.ndarray:
     """Seats for scenes, in a scene for its part of every cluster, representative images inside.
 
@@ -232,6 +236,7 @@ def rsprune(
         beta: see `alpha`.
         rank: order inside a cluster; see `rank_within`.
         mmr_lambda: for `mmr`.
+        workers: threads.
     """
     scenes = None if scene_alpha is None else clusters.scenes
     parts = _parts(clusters.labels, scenes)
@@ -242,10 +247,12 @@ def rsprune(
         chance = np.random.default_rng(seed).permutation(len(embeddings))
         inside = rank_by(chance, parts, keys=keys)
     else:
-        inside = rank_within(embeddings, parts, keys=keys, method=rank, mmr_lambda=mmr_lambda)
+        inside = rank_within(
+            embeddings, parts, keys=keys, method=rank, mmr_lambda=mmr_lambda, workers=workers
+        )
     sizes = np.bincount(parts)
     # Measuring the spread reads all embeddings again: only where it counts.
-    spread = spreads(embeddings, parts, len(sizes), keys=keys) if beta else None
+    spread = spreads(embeddings, parts, len(sizes), keys=keys, workers=workers) if beta else None
     order = allocate.order(inside, parts, sizes, spread, alpha, beta, keys=keys)
     if scenes is None:
         return order[:budget]
@@ -273,14 +280,14 @@ def _parts(labels: np.ndarray, scenes: np.ndarray | None) -> np.ndarray:
 STRATEGIES = {
     s.name: s
     for s in (
-        Strategy("random", random, "readable", ranks_all=True),
-        Strategy("entropy", entropy, "readable", ranks_all=True),
-        Strategy("dedup", dedup, "readable", ranks_all=True),
-        Strategy("proportional", proportional, "readable", ranks_all=True),
-        Strategy("balanced", balanced, "readable", ranks_all=True),
+        Strategy("random", random, "readable", ranks_all=True, reads_rows=True),
+        Strategy("entropy", entropy, "readable", ranks_all=True, reads_rows=True),
+        Strategy("dedup", dedup, "readable", ranks_all=True, reads_rows=True),
+        Strategy("proportional", proportional, "readable", ranks_all=True, reads_rows=True),
+        Strategy("balanced", balanced, "readable", ranks_all=True, reads_rows=True),
         Strategy("kcenter", kcenter, "readable"),
-        Strategy("density", density, "readable", ranks_all=True),
-        Strategy("rsprune", rsprune, "distinct", ranks_all=True),
+        Strategy("density", density, "readable", ranks_all=True, reads_rows=True),
+        Strategy("rsprune", rsprune, "distinct", ranks_all=True, reads_rows=True),
     )
 }
 
@@ -298,7 +305,7 @@ def load_strategy(name: str, **settings: Any) -> Strategy:
     if name in STRATEGIES:
         found = STRATEGIES[name]
         if name == "rsprune" and settings:
-            return Strategy(name, partial(rsprune, **settings), found.pool, found.ranks_all)
+            return replace(found, function=partial(rsprune, **settings))
         return found
     from rsprune import plugins
 
@@ -307,7 +314,7 @@ def load_strategy(name: str, **settings: Any) -> Strategy:
         known = ", ".join([*STRATEGIES, *plugins.names(plugins.STRATEGIES)])
         raise ConfigError(f"there is no strategy {name!r}: give one of {known}, or install a package with it")
     if isinstance(added, Strategy):
-        return Strategy(name, added.function, added.pool, added.ranks_all)
+        return replace(added, name=name)
     if not callable(added):
         raise RspruneError(
             f"strategy {name} is neither a function nor a Strategy, but {type(added).__name__}"

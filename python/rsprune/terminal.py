@@ -28,7 +28,7 @@ LINE_EVERY = 10.0  # seconds between progress lines where the output is not a te
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(f"{task.speed:.0f} images/s" if task.speed else "")
+        return Text(f"{_rate(task.speed)} images/s" if task.speed else "")
 
 
 class Terminal:
@@ -48,8 +48,9 @@ class Terminal:
         if self.quiet:
             yield from done
         elif self.err.is_terminal:
-            columns = (TextColumn("{task.description:<15}"), BarColumn(), MofNCompleteColumn(), _Rate())
-            with Progress(*columns, TimeRemainingColumn(), TextColumn("left"), console=self.err) as bar:
+            columns = (TextColumn("{task.description:<14}"), BarColumn(None), MofNCompleteColumn(), _Rate())
+            left = (TimeRemainingColumn(compact=True), TextColumn("left"))
+            with Progress(*columns, *left, console=self.err, expand=True) as bar:
                 task = bar.add_task(description, total=images)
                 for n in done:
                     bar.advance(task, n)
@@ -67,7 +68,7 @@ class Terminal:
                 said, rate = now, so_far / (now - started)
                 left = (images - so_far) / rate
                 self.say(
-                    f"{description}: {so_far:,} of {images:,}, {rate:.0f} images/s, about {left:.0f} s left"
+                    f"{description}: {so_far:,} of {images:,}, {_rate(rate)} images/s, about {_time(left)} left"
                 )
             yield n
 
@@ -148,6 +149,16 @@ class Terminal:
         self.out.print(json.dumps(facts) if self.as_json else text, markup=False)
 
 
+def _rate(speed: float) -> str:
+    return f"{speed:,.0f}" if speed >= 10 else f"{speed:.1f}"
+
+
+def _time(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
 def _table(title: str, first: str, *others: str | Text) -> Table:
     table = Table(title=title)
     table.add_column(first)
@@ -166,15 +177,17 @@ def _order(runs: list[dict[str, Any]], scene: str) -> tuple[int, str]:
 
 def summarise(run: Run) -> dict[str, Any]:
     """The facts of the closing table, JSON-able."""
-    decisions = run.decisions.select(["reason", "kept", "scene"]).to_pydict()
-    reasons = {r: n for r in REASONS if (n := decisions["reason"].count(r))}
+    decisions = run.table("select", ["reason", "kept", "scene"])
+    counted = {c["values"]: c["counts"] for c in decisions["reason"].value_counts().to_pylist()}
+    reasons = {r: counted[r] for r in REASONS if r in counted}
     scenes: dict[str, list[int]] = {}
-    for scene, kept in zip(decisions["scene"], decisions["kept"], strict=True):
-        if scene is not None:
-            row = scenes.setdefault(scene, [0, 0])
-            row[0] += 1
-            row[1] += kept
-    images = len(decisions["kept"])
+    by_scene = decisions.group_by(["scene", "kept"], use_threads=False).aggregate([([], "count_all")])
+    for row in by_scene.to_pylist():
+        if row["scene"] is not None:
+            before_after = scenes.setdefault(row["scene"], [0, 0])
+            before_after[0] += row["count_all"]
+            before_after[1] += row["count_all"] * row["kept"]
+    images = len(decisions)
     readable = run.table("score", ["error"])["error"].null_count
     n = run.settings.select.budget(readable)
     facts: dict[str, Any] = {

@@ -5,16 +5,22 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rsprune.errors import ConfigError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    Ids = Sequence[str] | pa.ChunkedArray
+
 ROWS = 65536  # per piece, so that a file larger than memory can be checked
 
 
 def load_embeddings(
-    path: str | os.PathLike, ids: Sequence[str], *, needed: np.ndarray | None = None
+    path: str | os.PathLike, ids: Ids, *, needed: np.ndarray | None = None
 ) -> np.ndarray:
     """Embeddings [n, D] of the images with these n ids, in their order.
 
@@ -22,7 +28,7 @@ def load_embeddings(
         path: `.npy` with one row [D] per id in the order of `ids` (returned as a read-only memory map, in its
             own float type), or `.parquet` with the columns `id` and `embedding` (a list of D numbers) in any
             order and with any further ids (returned as float32).
-        ids: The images, each id once.
+        ids: The images, each id once; a list or an Arrow column.
         needed: bool [n], the images that must have an embedding (all, if None); the others may be missing or
             NaN in the file, and are then NaN.
 
@@ -41,7 +47,7 @@ def load_embeddings(
         bad = start + np.flatnonzero(needed[part] & ~np.isfinite(x[part]).all(axis=1))
         if len(bad):
             raise ConfigError(
-                f"{path} has NaN or infinity in the embedding of {ids[bad[0]]!r}: compute it again"
+                f"{path} has NaN or infinity in the embedding of {str(ids[bad[0]])!r}: compute it again"
             )
     return x
 
@@ -61,11 +67,12 @@ def _from_npy(path: Path, n: int) -> np.ndarray:
     return x
 
 
-def _from_parquet(path: Path, ids: Sequence[str], needed: np.ndarray) -> np.ndarray:
+def _from_parquet(path: Path, ids: Ids, needed: np.ndarray) -> np.ndarray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    wanted = pa.array(ids, pa.string())
+    is_column = isinstance(ids, pa.ChunkedArray)
+    wanted = ids.cast(pa.large_string()).combine_chunks() if is_column else pa.array(ids, pa.large_string())
     out, found = None, np.zeros(len(ids), bool)
     for keys, x in _parquet_pieces(path):
         if out is None:
@@ -82,12 +89,12 @@ def _from_parquet(path: Path, ids: Sequence[str], needed: np.ndarray) -> np.ndar
             found[rows] = True
             repeated = rows[np.bincount(rows, minlength=len(ids))[rows] > 1]
         if len(repeated):
-            raise ConfigError(f"{path} has more than one row for the id {ids[repeated[0]]!r}: keep one")
+            raise ConfigError(f"{path} has more than one row for the id {str(ids[repeated[0]])!r}: keep one")
         out[rows] = x[known]
     missing = np.flatnonzero(needed & ~found)
     if len(missing):
         raise ConfigError(
-            f"{path} lacks {len(missing):,} of {needed.sum():,} images, for example {ids[missing[0]]!r}: "
+            f"{path} lacks {len(missing):,} of {needed.sum():,} images, for example {str(ids[missing[0]])!r}: "
             "its column id must hold the ids of the manifest"
         )
     if out is None:
@@ -122,7 +129,7 @@ def _parquet_pieces(path: Path) -> Iterator[tuple]:
             values = lists.flatten().to_numpy(zero_copy_only=False)
             if len(values) != len(lists) * dim or lists.null_count or dim == 0:
                 raise ConfigError(f"{path} has rows without an embedding: leave them out")
-            yield batch.column("id").cast(pa.string()), values.reshape(-1, dim)
+            yield batch.column("id").cast(pa.large_string()), values.reshape(-1, dim)
 
 
 def _common_length(path: Path, lists) -> int:

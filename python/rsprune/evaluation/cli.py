@@ -10,15 +10,17 @@ import typer
 from rich.table import Table
 
 from rsprune.cli import verb
-from rsprune.config import SourceConfig, load_values
+from rsprune.config import SourceConfig, checked, load_values
 from rsprune.errors import ConfigError
-from rsprune.evaluation.config import EvaluateConfig, checked
+from rsprune.evaluation.config import EvaluateConfig
 from rsprune.terminal import Terminal
 
 Samples = Annotated[
     str,
     typer.Argument(
-        metavar="SAMPLES", help="Folder of images, or features as .npy or .parquet.", show_default=False
+        metavar="SAMPLES",
+        help="Folder of images or of a trained model, or features as .npy or .parquet.",
+        show_default=False,
     ),
 ]
 Reference = Annotated[
@@ -36,7 +38,7 @@ Out = Annotated[
 ]
 
 
-@verb("source", EvaluateConfig)
+@verb("source", EvaluateConfig, without=("workers",))
 def evaluate(
     samples: Samples,
     *,
@@ -45,7 +47,10 @@ def evaluate(
     out: Out = None,
     flags: dict[str, Any],
 ) -> None:
-    """Distance, precision, diversity and memorisation of samples, each beside what real images get."""
+    """Distance, precision, diversity and memorisation of samples, each beside what real images get.
+
+    Of a model: its denoising loss on the reference, with the same noise for every model.
+    """
     from rsprune.config import settings as run_settings
     from rsprune.evaluation.evaluate import evaluate as evaluate_samples
     from rsprune.run import write_json
@@ -59,7 +64,7 @@ def evaluate(
         samples,
         reference,
         training=training,
-        settings=checked(base | _given(EvaluateConfig, flags)),
+        settings=checked(EvaluateConfig, base | _given(EvaluateConfig, flags)),
         source=run_settings({"scan": {"sources": [source]}}).scan.sources[0],
         seed=flags["seed"] or 0,
         device=flags["device"],
@@ -70,7 +75,10 @@ def evaluate(
     if flags["as_json"]:
         terminal.result(facts, "")
         return
-    terminal.out.print(_table(facts))
+    if "loss" in facts:
+        terminal.out.print(_losses(facts))
+    if "scores" in facts:
+        terminal.out.print(_table(facts))
     for sentence in facts["notes"]:
         terminal.say(sentence)
     if out:
@@ -80,6 +88,20 @@ def evaluate(
 def _given(kind: type, flags: dict[str, Any]) -> dict[str, Any]:
     """The flags for settings of `kind` that were given."""
     return {f.name: flags[f.name] for f in fields(kind) if flags.get(f.name) not in (None, [])}
+
+
+def _losses(facts: dict[str, Any]) -> Table:
+    loss = facts["loss"]
+    table = Table(title=f"{loss['name']}, {facts['reference']['n']:,} reference images, lower is better")
+    table.add_column("mean over")
+    for name in ("mean", *(f"noise {time:g}" for time in loss["times"])):
+        table.add_column(name, justify="right")
+    titles = {"natural": "images", "balanced": "folders"}
+    for kind, title in titles.items():
+        if kind in loss:
+            found = loss[kind]
+            table.add_row(title, *(f"{value:.4f}" for value in (found["mean"], *found["by_time"])))
+    return table
 
 
 def _table(facts: dict[str, Any]) -> Table:

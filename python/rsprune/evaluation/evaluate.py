@@ -21,6 +21,7 @@ from rsprune.evaluation import (
 )
 from rsprune.evaluation.config import EvaluateConfig
 from rsprune.evaluation.inputs import Measured, Progress, is_matrix, measure
+from rsprune.evaluation.model import drawn_features, held_out_loss, is_model
 from rsprune.evaluation.provenance import code
 
 FEW = 1000  # images below which the bias of FD is larger than most differences
@@ -42,7 +43,8 @@ def evaluate(
     """Scores of samples, and their floors: one random half of the reference against the other.
 
     Args:
-        samples: A folder of images or a single one, or features in a .npy or .parquet file.
+        samples: A trained model's folder, a folder of images or a single one, or features in a .npy or
+            .parquet file. Of a model the held-out loss is measured, and images are drawn if the settings say so.
         reference: The same of real images; held-out ones where `training` is given.
         training: The same of the images that a model was trained on, for memorisation.
         settings: Of the extractor and the scores.
@@ -52,16 +54,29 @@ def evaluate(
         progress: Passes on how many images each step had.
 
     Returns:
-        JSON-able facts: ``scores`` by name with value, deviation and floor, and everything they depend on.
+        JSON-able facts: ``scores`` by name with value, deviation and floor, ``loss`` of a model, and everything
+        they depend on.
 
     Raises:
         ConfigError: Something cannot be measured.
         TooManyUnreadable: Too few of the images can be read.
     """
-    settings = settings or EvaluateConfig()
+    settings, source = settings or EvaluateConfig(), source or SourceConfig("")
+    held_out = {}
+    if is_model(samples):
+        held_out = held_out_loss(samples, replace(source, path=reference), seed=seed, device=device)
+        if not settings.draw:
+            return {**code(), **held_out, "reference_kind": settings.reference_kind, "notes": []}
+    elif settings.draw:
+        raise ConfigError(f"{samples} is no model, so there is nothing to --draw: give the folder of one")
     paths = {"samples": samples, "reference": reference} | ({"training": training} if training else {})
     extractor = _extractor(paths, settings, device)
-    found = measure(paths, source or SourceConfig(""), extractor, progress=progress)
+    if held_out:
+        del paths["samples"]
+    found = measure(paths, source, extractor, progress=progress)
+    if held_out:
+        drawn = drawn_features(samples, extractor, settings, seed=seed, device=device)
+        found = {"samples": drawn, **found}
     if extractor is None:
         about, label = {"name": "given features", "weight_hash": None, "resize": None}, "features"
     else:
@@ -84,6 +99,7 @@ def evaluate(
         **code(),
         "extractor": {**about, "dim": x.shape[1]},
         **{name: measured.facts() for name, measured in found.items()},
+        **{name: held_out[name] for name in ("model", "loss") if held_out},
         "reference_kind": settings.reference_kind,
         "floor": {"kind": "one random half of the reference against the other", "n": [len(half), len(other)]},
         "seed": seed,

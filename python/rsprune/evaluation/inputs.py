@@ -92,27 +92,13 @@ def image_features(config: SourceConfig, extractor: Encoder, *, progress: Progre
         ConfigError: There is no image, or pixels are not 8-bit and no range is declared.
         TooManyUnreadable: More than 5 % of the images cannot be read.
     """
-    source, failures = open_source(config), []
-    items = list(source.items())
+    failures: list[str] = []
+    items, images = _readable(config, failures, lambda image: check_bands(extractor, {config.path: image}))
     found: list[np.ndarray] = []
-    checked: set[int] = set()
-
-    def images() -> Iterator[np.ndarray | None]:
-        for item in items:
-            try:
-                image = source.read(item).pixels
-            except UnreadableImage as error:
-                failures.append(f"{item.id} {error}")
-                yield None
-                continue
-            if image.shape[2] not in checked:
-                check_bands(extractor, {config.path: image.shape[2]})
-                checked.add(image.shape[2])
-            yield _eight_bit(image, config, item)
 
     def batches() -> Iterator[int]:
         batch, n = [], 0
-        for image in images():
+        for image in images:
             n += 1
             batch += [] if image is None else [image]
             if n == BATCH:
@@ -124,12 +110,83 @@ def image_features(config: SourceConfig, extractor: Encoder, *, progress: Progre
 
     for _ in progress(batches(), title, len(items)):
         pass
-    if len(failures) > ScanConfig().max_bad * len(items):
+    _check_readable(config, failures, len(items))
+    return Measured(np.concatenate(found), config.path, len(failures))
+
+
+@dataclass(frozen=True)
+class Images:
+    """Pixels uint8 [N, H, W, C] of what lies at `path`, and the folder that each image lies in, "" for none."""
+
+    pixels: np.ndarray
+    folders: np.ndarray
+    path: str
+    unreadable: int = 0
+
+    def facts(self) -> dict[str, object]:
+        """What a result says of it, JSON-able; the hash is of the pixels."""
+        found = hashlib.sha256(np.ascontiguousarray(self.pixels).data).hexdigest()
+        return {
+            "path": self.path,
+            "n": len(self.pixels),
+            "unreadable": self.unreadable,
+            "pixels_sha256": found,
+        }
+
+
+def read_images(config: SourceConfig) -> Images:
+    """All readable images of a source, which must be of one size.
+
+    Raises:
+        ConfigError: They differ in size or bands, there is none, or no range is declared.
+        TooManyUnreadable: More than 5 % of the images cannot be read.
+    """
+    failures: list[str] = []
+    items, images = _readable(config, failures, lambda bands: None)
+    found = [
+        (image, item.id.rpartition("/")[0])
+        for item, image in zip(items, images, strict=True)
+        if image is not None
+    ]
+    _check_readable(config, failures, len(items))
+    sizes = {image.shape for image, _ in found}
+    if len(sizes) != 1:
+        different = " and ".join(" x ".join(map(str, size)) for size in sorted(sizes)[:2])
+        raise ConfigError(f"{config.path} has images of {different}: give images of one size, or --tile")
+    pixels, folders = zip(*found, strict=True)
+    return Images(np.stack(pixels), np.array(folders), config.path, len(failures))
+
+
+def _readable(
+    config: SourceConfig, failures: list[str], check: Callable[[int], None]
+) -> tuple[list[Item], Iterator[np.ndarray | None]]:
+    """Items of a source, and their 8-bit pixels, None where unreadable; `check` takes numbers of bands."""
+    source = open_source(config)
+    items = list(source.items())
+
+    def images() -> Iterator[np.ndarray | None]:
+        checked: set[int] = set()
+        for item in items:
+            try:
+                image = source.read(item).pixels
+            except UnreadableImage as error:
+                failures.append(f"{item.id} {error}")
+                yield None
+                continue
+            if image.shape[2] not in checked:
+                check(image.shape[2])
+                checked.add(image.shape[2])
+            yield _eight_bit(image, config, item)
+
+    return items, images()
+
+
+def _check_readable(config: SourceConfig, failures: list[str], images: int) -> None:
+    if len(failures) > ScanConfig().max_bad * images:
         raise TooManyUnreadable(
-            f"{len(failures)} of {len(items)} images of {config.path} are unreadable (first: {failures[0]}): "
+            f"{len(failures)} of {images} images of {config.path} are unreadable (first: {failures[0]}): "
             "mend or remove them, because a score without them is of another set"
         )
-    return Measured(np.concatenate(found), config.path, len(failures))
 
 
 def _eight_bit(pixels: np.ndarray, config: SourceConfig, item: Item) -> np.ndarray:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from rsprune import plugins
 from rsprune.config import SourceConfig, source_scheme
 from rsprune.errors import ConfigError
@@ -29,7 +31,20 @@ def open_source(config: SourceConfig, *, prefix: str = "") -> Source:
                 f"there is no file or folder {config.path}, and no installed package reads '{scheme}:' "
                 f"(those that are read: {added})"
             )
-        return plugin(config, prefix=prefix)
-    from rsprune.sources.folder import FolderSource
+        source = plugin(config, prefix=prefix)
+        return source if hasattr(source, "originals") else _WithoutOriginals(source)
+    from rsprune.sources.collection import Collection
+    from rsprune.sources.naming import files_of
 
-    return FolderSource(config, prefix=prefix)
+    return Collection(config, files_of(config.path), prefix=prefix)
+
+
+class _WithoutOriginals(Source):
+    """A plug-in's source that says nothing about original files."""
+
+    def __init__(self, source: Any):
+        self._source = source
+        self.items, self.header, self.read = source.items, source.header, source.read
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)

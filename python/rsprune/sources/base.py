@@ -8,6 +8,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from rsprune.errors import UnreadableImage
+
 
 class Window(NamedTuple):
     """Part of a larger scene, in pixels from its upper left corner."""
@@ -20,11 +22,28 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class Item:
-    """One image to be: a stable id (`rsprune.sources.ids`), where it lies, and which part of it."""
+    """One image to be: a stable id (`rsprune.sources.ids`), where it lies, and which part of it.
+
+    `member` says where inside the file at `uri` the image lies, in words that only its source understands; None for a
+    whole file. `stamp` is another text once the bytes have changed (those of a mask beside them as well), "" where
+    that is not known.
+    """
 
     id: str
     uri: str
     window: Window | None = None
+    member: str | None = None
+    stamp: str = ""
+
+    @classmethod
+    def unusable(cls, id: str, uri: str, reason: str, stamp: str = "") -> Item:
+        """What cannot be read, and why; it is recorded instead of left out."""
+        return cls(id, uri, None, "!" + reason, stamp)
+
+    @property
+    def why_unusable(self) -> str | None:
+        """The reason given to `unusable`."""
+        return self.member[1:] if self.member and self.member[0] == "!" else None
 
 
 @dataclass(frozen=True)
@@ -59,10 +78,19 @@ class Image:
 
 
 class Source(Protocol):
-    """A collection. Items come sorted by id; `header` and `read` raise `UnreadableImage`."""
+    """A collection. Items come sorted by id, one after another; the rest raises `UnreadableImage`."""
 
     def items(self) -> Iterator[Item]: ...
 
     def header(self, item: Item) -> Header: ...
 
     def read(self, item: Item) -> Image: ...
+
+    def originals(self, item: Item) -> dict[str, bytes]:
+        """Files that an item consists of, by extension without the dot: the image first, then its sidecars.
+
+        Raises:
+            UnreadableImage: they cannot be read.
+            ConfigError: the item is a window of a scene, which has no file of its own.
+        """
+        raise UnreadableImage("comes from a source that gives no original files")

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import struct
 from dataclasses import dataclass
 from io import BytesIO
-from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
-from rsprune.errors import ConfigError, UnreadableImage
+from rsprune.errors import ConfigError, RspruneError, UnreadableImage
 from rsprune.sources.bands import Selection, as_image, stored_dtype
 from rsprune.sources.base import Header, Image, Window
+from rsprune.sources.blobs import HEAD, Blob, LocalFile, check_bytes
 
+_LONG_HEAD = 2**24  # bytes in which the header of a JPEG with long metadata must lie
 MAX_PIXELS = 2**28  # decoded at once: 0.8 GB of RGB; a header can claim far more than its file holds
-_HEAD = 2**18  # bytes read first; they hold the header of nearly every JPEG, and most tiles whole
 
 _GREY, _RGB, _PALETTE, _GREY_ALPHA, _RGB_ALPHA = 0, 2, 3, 4, 6  # PNG colour types
 _PNG_BANDS = {_GREY: 1, _RGB: 3, _PALETTE: 3, _GREY_ALPHA: 1, _RGB_ALPHA: 3}
@@ -33,36 +31,28 @@ class Scene(Protocol):
     def close(self) -> None: ...
 
 
-def open_scene(path: str) -> Scene:
-    """Opens the image file at `path` and reads its header.
+def open_scene(file: str | Blob) -> Scene:
+    """Opens an image file, given by its path or as bytes that lie elsewhere, and reads its header.
 
     Raises:
         UnreadableImage: it is not an image that can be decoded.
         ConfigError: it needs rasterio, which is not installed.
+        StoreError: it lies in a store that does not answer.
     """
-    with decoding("cannot be read"), open(path, "rb", buffering=0, opener=_without_waiting) as file:
-        status = os.fstat(file.fileno())
-        if not stat.S_ISREG(status.st_mode):
-            raise UnreadableImage("is not a regular file")
-        size = status.st_size
-        head = file.read(min(size, _HEAD))
-        whole = head if len(head) == size else None
-        kind = _kind(head)
+    with decoding("cannot be read"):
+        blob = LocalFile(file) if isinstance(file, str) else file
+        head = blob.read(0, HEAD)
+        kind = kind_of(head)
         if kind == "JPEG":
-            return PlainScene(path, size, kind, _jpeg_header(head, file), whole)
+            return PlainScene(blob, kind, _jpeg_header(head, blob))
         if kind == "WebP":
-            return PlainScene(path, size, kind, _webp_header(head), whole)
+            return PlainScene(blob, kind, _webp_header(head))
         if kind == "PNG":
             layout, driver = _png_header(head)
             if not driver:
-                return PlainScene(path, size, kind, layout, whole)
+                return PlainScene(blob, kind, layout)
             kind = driver
-    return _open_raster(path, size, kind)
-
-
-def _without_waiting(path: str, flags: int) -> int:
-    # Opening a named pipe would wait for a writer.
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
+    return _open_raster(blob, kind)
 
 
 class decoding:
@@ -80,7 +70,7 @@ class decoding:
     def __exit__(self, kind: Any, error: BaseException | None, traceback: Any) -> None:
         if (
             error is None
-            or isinstance(error, (UnreadableImage, ConfigError))
+            or isinstance(error, (UnreadableImage, RspruneError))
             or not isinstance(error, Exception)
         ):
             return
@@ -121,16 +111,16 @@ class Layout:
 class PlainScene:
     """A file that can only be decoded whole; kept decoded while windows of it are read."""
 
-    def __init__(self, path: str, size: int, kind: str, layout: Layout, data: bytes | None = None):
+    def __init__(self, blob: Blob, kind: str, layout: Layout):
         check_size(layout.width, layout.height)
-        self._path, self._size, self._kind, self._layout = path, size, kind, layout
-        self._data = data  # the whole file, if it was read already
+        check_bytes(blob.size)
+        self._blob, self._kind, self._layout = blob, kind, layout
         self._decoded: tuple[np.ndarray, np.ndarray | None] | None = None
 
     def header(self, window: Window | None, selection: Selection) -> Header:
         layout, bands = self._layout, self._checked(window, selection)
         _, _, w, h = window or (0, 0, layout.width, layout.height)
-        return Header(w, h, len(bands), stored_dtype(layout.dtype), self._size)
+        return Header(w, h, len(bands), stored_dtype(layout.dtype), self._blob.size)
 
     def _checked(self, window: Window | None, selection: Selection) -> tuple[int, ...]:
         if window:
@@ -151,8 +141,7 @@ class PlainScene:
 
     def _decode(self) -> tuple[np.ndarray, np.ndarray | None]:
         with decoding(f"is not a complete {self._kind} file"):
-            data, self._data = self._data or Path(self._path).read_bytes(), None
-            pixels, valid = _DECODE[self._kind](data, self._layout)
+            pixels, valid = _DECODE[self._kind](self._blob.read(), self._layout)
             expected = (self._layout.height, self._layout.width, self._layout.bands)
             if pixels.shape != expected:
                 raise UnreadableImage(f"has {pixels.shape} pixels where its header says {expected}")
@@ -162,7 +151,8 @@ class PlainScene:
         self._decoded = None
 
 
-def _kind(head: bytes) -> str:
+def kind_of(head: bytes) -> str:
+    """JPEG, PNG, WebP, or the name of a GDAL driver, by the first bytes of a file. Raises `UnreadableImage`."""
     if not head:
         raise UnreadableImage("is empty (0 bytes)")
     if head[:3] == b"\xff\xd8\xff":
@@ -178,19 +168,32 @@ def _kind(head: bytes) -> str:
     raise UnreadableImage("is not a JPEG, PNG, WebP, TIFF or JPEG 2000 file")
 
 
-def _jpeg_header(head: bytes, file: BinaryIO) -> Layout:
+def _jpeg_header(head: bytes, blob: Blob) -> Layout:
     import simplejpeg
 
-    try:
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(head)
-    except ValueError:  # long metadata push the frame header further back
-        height, width, colours, _ = simplejpeg.decode_jpeg_header(head + file.read())
+    if not (size := _jpeg_size(head)):  # long metadata push the frame header further back
+        head = blob.read(0, _LONG_HEAD)
+        size = _jpeg_size(head)
+    check_size(*size or (0, 0))  # the decoder says something else of sizes that overflow
+    height, width, colours, _ = simplejpeg.decode_jpeg_header(head)
     if colours not in ("Gray", "YCbCr", "RGB"):
         # Four inks and four spectral bands look alike here, so converting could be wrong without notice.
         raise UnreadableImage(
             f"is a {colours} JPEG; convert it to RGB, or to GeoTIFF if these are spectral bands"
         )
     return Layout(width, height, 1 if colours == "Gray" else 3)
+
+
+def _jpeg_size(head: bytes) -> tuple[int, int] | None:
+    """Width and height in the first frame header, None where there is none."""
+    at = 2
+    while head[at : at + 1] == b"\xff" and at + 9 <= len(head):
+        marker, length = head[at + 1], int.from_bytes(head[at + 2 : at + 4], "big")
+        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+            height, width = struct.unpack(">HH", head[at + 5 : at + 9])
+            return width, height
+        at += 1 if marker == 0xFF else 2 + length
+    return None
 
 
 def _png_header(head: bytes) -> tuple[Layout, str | None]:
@@ -263,7 +266,7 @@ def _split_alpha(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
 _DECODE = {"JPEG": _decode_jpeg, "PNG": _decode_png, "WebP": _decode_webp}
 
 
-def _open_raster(path: str, size: int, driver: str) -> Scene:
+def _open_raster(blob: Blob, driver: str) -> Scene:
     try:
         from rasterio.errors import RasterioError  # noqa: F401
     except ImportError:
@@ -272,13 +275,13 @@ def _open_raster(path: str, size: int, driver: str) -> Scene:
                 "is a 16-bit colour PNG, which needs rasterio: pip install 'rsprune[geo]'"
             ) from None
         raise ConfigError(
-            f"{path!r} is a {'TIFF' if driver == 'GTiff' else 'JPEG 2000'} file, which needs rasterio: "
-            "pip install 'rsprune[geo]'"
+            f"{blob.path or 'the image'!r} is a {'TIFF' if driver == 'GTiff' else 'JPEG 2000'} file, "
+            "which needs rasterio: pip install 'rsprune[geo]'"
         ) from None
     from rsprune.sources.raster import RasterScene
 
     with decoding("cannot be opened"):
-        return RasterScene(path, size, driver)
+        return RasterScene(blob, driver)
 
 
 def _one_line(error: Exception) -> str:

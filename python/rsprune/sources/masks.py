@@ -10,6 +10,8 @@ import numpy as np
 
 from rsprune.errors import UnreadableImage
 from rsprune.sources.base import Image
+from rsprune.sources.sidecars import stem_of
+from rsprune.sources.store import check_url, is_url, local_path
 
 SYNTAX = (
     "give BAND, FILE or _SUFFIX and a rule, such as l8_BQA.tif:bits=4, _SCL.tif:values=3,8-10 or 5:valid=1"
@@ -24,7 +26,7 @@ class Mask:
 
     Attributes:
         band: 1-based band of the image's own file, or None.
-        file: absolute path of one mask for all images, or "".
+        file: absolute path or URL of one mask for all images, or "".
         suffix: what takes the place of the extension in the name of the image, or "".
         rule: `bits` (masked where any of them is set, 0 is the lowest), `values` (masked where equal to one of
             them) or `valid` (masked unless equal to one of them).
@@ -42,7 +44,8 @@ class Mask:
 
     def path(self, image: str) -> str:
         """File that holds the mask of the file `image`, if it is another one."""
-        return self.file or str(Path(image).with_suffix("")) + self.suffix
+        folder, slash, name = image.rpartition("/")
+        return self.file or folder + slash + stem_of(name) + self.suffix
 
     def is_mask(self, path: str) -> bool:
         """Whether the file at `path` is a mask, and so no image."""
@@ -96,6 +99,8 @@ def parse(text: str) -> Mask:
         band = int(where)
         if band < 1:
             raise ValueError("--mask names band 0: the first band is 1")
+    elif is_url(where):
+        file = local_path(where) or check_url(where)
     elif "/" in where or Path(where).expanduser().is_file():
         file = str(Path(where).expanduser().absolute())
     elif where[0] in "_-.":

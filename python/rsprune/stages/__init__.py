@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rsprune.stages.cluster import cluster_images
-from rsprune.stages.embed import embed_images
+from rsprune.stages.embed import embed_images, embedding_size
 from rsprune.stages.job import Job
 from rsprune.stages.page import write_page
 from rsprune.stages.scan import scan_images
@@ -26,7 +26,7 @@ __all__ = [
 def run_all(job: Job) -> None:
     """Every stage up to the report; stages that are complete are not repeated."""
     load_strategy(job.settings.select.strategy)  # a wrong name must not show after hours
-    scan_images(job)
+    scan_images(job, features=lambda: embedding_size(job))
     score_images(job)
     embed_images(job)
     cluster_images(job)

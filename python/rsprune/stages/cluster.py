@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from safetensors.numpy import save
 from sklearn.exceptions import ConvergenceWarning
 
 from rsprune.calibration import explain, pool_clusters
 from rsprune.cluster import KMeans
-from rsprune.config import FilterConfig
 from rsprune.errors import ConfigError
-from rsprune.filters import GUARDS, eligibility
+from rsprune.filters import eligibility
 from rsprune.ops import kmeans_assign
-from rsprune.rows import content_key, finite_rows, unique_rows
-from rsprune.run import Run, write_atomic, write_json, write_table
+from rsprune.rows import finite_rows, unique_rows
+from rsprune.run import Run, digest, write_atomic, write_json, write_table
 from rsprune.scenes import (
     PSEUDO_GRANULARITY,
     Prototypes,
@@ -32,9 +31,11 @@ from rsprune.scenes import (
 from rsprune.stages.calibrate import calibrate_references, encode_candidates
 from rsprune.stages.features import RawFeatures
 from rsprune.stages.job import Job
+from rsprune.stages.pool import Pool, tables
 from rsprune.stages.references import PreparedReference, prepare_references
+from rsprune.stored import StoredEmbeddings
 
-SCORE_COLUMNS = ("entropy", "nodata_fraction", *(guard.score for guard in GUARDS))
+_BLOCK = 65_536  # images assigned at once
 SCHEMA = pa.schema(
     {
         "id": pa.string(), "cluster": pa.int32(), "distance": pa.float32(),
@@ -44,66 +45,98 @@ SCHEMA = pa.schema(
 
 
 @dataclass(frozen=True)
-class Pool:
-    """What the earlier stages wrote, as arrays over all N images."""
+class _Images:
+    """The images of the pool, and which of them the clusters are fitted on, bool [N]."""
 
-    scores: dict[str, np.ndarray]
-    hashes: np.ndarray
-    x: np.ndarray
+    pool: Pool
+    candidates: np.ndarray
 
     @classmethod
-    def of(cls, run: Run) -> Pool:
-        table = run.table("score", [*SCORE_COLUMNS, "content_hash"])
-        scores = {name: table[name].to_numpy() for name in SCORE_COLUMNS}
-        return cls(scores, table["content_hash"].to_numpy(), run.embeddings())
+    def of(cls, job: Job) -> _Images:
+        pool = Pool.of(job.run, job.settings.seed)
+        embedded = finite_rows(pool.x)
+        passed = eligibility(pool.scores, job.settings.filter, hashes=pool.contents).eligible
+        candidates = passed & embedded
+        if not candidates.any():  # nothing can be kept; clusters still say where the images lie
+            candidates = embedded
+        return cls(pool, candidates)
 
-    def eligible(self, filters: FilterConfig) -> np.ndarray:
-        """Images that pass the filters and have an embedding, bool [N]."""
-        return eligibility(self.scores, filters, hashes=self.hashes).eligible & finite_rows(self.x)
+    @property
+    def keys(self) -> np.ndarray:
+        return self.pool.contents.key
+
+    @cached_property
+    def distinct(self) -> np.ndarray:
+        """One row for each content among the candidates, in key order."""
+        return unique_rows(self.keys, self.candidates)
 
 
 def cluster_images(job: Job) -> None:
-    """Writes the scene, cluster and distance of every image, the centres and the reference benchmark."""
+    """Writes the scene, cluster and distance of every image, the centres and the reference benchmark.
+
+    Raises:
+        ConfigError: a reference cannot be used, or the pool has fewer images than clusters were asked for; what was
+            clustered before is then still there.
+    """
     job.run.require("embed")
     references = prepare_references(job)
     others = encode_candidates(job, references)
-    settings = job.settings
+    settings, marker = job.settings, job.run.marker("cluster")
     inputs = [asdict(settings.filter), asdict(settings.cluster), settings.seed, job.run.fingerprint("embed")]
-    with job.stage("cluster", *inputs, *(r.fingerprint for r in references)) as todo:
+    inputs += [r.fingerprint for r in references]
+    images = None
+    if marker is None or not marker.complete or marker.fingerprint != digest("cluster", *inputs):
+        for reference in references:
+            reference.load()
+        images = _Images.of(job)
+        _check_n_clusters(job, images)
+    with job.stage("cluster", *inputs) as todo:
         if todo:
-            _cluster(job, references, others)
+            _cluster(job, images or _Images.of(job), references, others)
 
 
-def _cluster(job: Job, references: list[PreparedReference], others: dict[str, list[RawFeatures]]) -> None:
+def _check_n_clusters(job: Job, images: _Images) -> None:
+    wanted = job.settings.cluster.n_clusters
+    if wanted is not None and wanted > len(images.distinct):
+        raise ConfigError(
+            f"--n-clusters is {wanted} but only {len(images.distinct)} distinct images are eligible: give fewer"
+        )
+
+
+def _cluster(
+    job: Job, images: _Images, references: list[PreparedReference], others: dict[str, list[RawFeatures]]
+) -> None:
     run, settings, seed = job.run, job.settings.cluster, job.settings.seed
-    pool = Pool.of(run)
-    keys = content_key(pool.hashes, seed)
-    candidates = pool.eligible(job.settings.filter)
-    if not candidates.any():  # nothing can be kept; clusters still say where the images lie
-        candidates = finite_rows(pool.x)
-    prototypes, calibration = _scenes(job, references, others, pool.x, keys, candidates)
-    tags = tag(pool.x, prototypes)
-    k = _n_clusters(job, calibration, tags, unique_rows(keys, candidates))
+    x = images.pool.x
+    prototypes, calibration = _scenes(job, references, others, images)
+    tags = tag(x, prototypes)
+    k = _n_clusters(job, calibration, tags, images.distinct)
     write_json(run.path / "calibration.json", calibration)
-    fit = stratified_sample(tags.scene, k * settings.fit_per_cluster, keys, candidates)
-    sample = pool.x[fit].astype(np.float32)
+    fit = stratified_sample(tags.scene, k * settings.fit_per_cluster, images.keys, images.candidates)
+    sample = x[fit].astype(np.float32)
     with (
         warnings.catch_warnings()
     ):  # images may differ and yet have equal embeddings, which leaves clusters empty
         warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = KMeans(n_clusters=k, max_iter=settings.max_iter, random_state=seed % 2**32).fit(sample)
     centers = np.asarray(fitted.cluster_centers_, np.float32)
-    labels, distance = _assign(pool.x, centers, job.device)
+    labels, distance = _assign(x, centers, job.device)
 
-    names = np.array([*prototypes.names, "unknown"], dtype=object)[tags.scene]  # -1 is the last
-    names[labels < 0] = None
+    names = pa.array([*prototypes.names, "unknown"], pa.string())
     start = 0
-    for i in range(run.n_parts):
-        ids = pq.read_table(run.part("scan", i), columns=["id"])["id"]
+    for name, table in zip(run.names, tables(run, "scan", ["id"]), strict=True):
+        ids = table["id"]
         part = slice(start, start + len(ids))
-        columns = [ids, labels[part], distance[part], names[part], tags.similarity[part], tags.margin[part]]
-        columns = [pa.chunked_array(c) if isinstance(c, pa.ChunkedArray) else pa.array(c) for c in columns]
-        write_table(run.part("cluster", i), pa.table(columns, names=SCHEMA.names).cast(SCHEMA))
+        scene = np.where(tags.scene[part] < 0, len(names) - 1, tags.scene[part])
+        columns = {
+            "id": ids,
+            "cluster": labels[part],
+            "distance": distance[part],
+            "scene": names.take(pa.array(scene, mask=labels[part] < 0)),
+            "scene_similarity": tags.similarity[part],
+            "scene_margin": tags.margin[part],
+        }
+        write_table(run.part("cluster", name), pa.table(columns).cast(SCHEMA))
         start += len(ids)
     _write_centers(run, centers, labels, distance, prototypes)
 
@@ -112,17 +145,15 @@ def _scenes(
     job: Job,
     references: list[PreparedReference],
     others: dict[str, list[RawFeatures]],
-    x: np.ndarray,
-    keys: np.ndarray,
-    candidates: np.ndarray,
+    images: _Images,
 ) -> tuple[Prototypes, dict[str, Any]]:
     """Scene prototypes and calibration, from the references or, without one, from the pool itself."""
     seed = job.settings.seed
     if references:
         loaded = [r.load() for r in references]
         return fit_prototypes(loaded, seed=seed), calibrate_references(job, references, loaded, others)
-    rows = np.flatnonzero(candidates)
-    prototypes = pseudo_scenes(x[rows], job.settings.cluster.pseudo_scenes, keys[rows], seed)
+    s = job.settings.cluster.pseudo_scenes
+    prototypes = pseudo_scenes(images.pool.x, s, images.keys, seed, images.candidates)
     job.say(f"no reference given: {len(prototypes.names)} pseudo-scenes from a small k-means take its place")
     return prototypes, {"references": {}, "granularity": PSEUDO_GRANULARITY}
 
@@ -130,10 +161,6 @@ def _scenes(
 def _n_clusters(job: Job, calibration: dict[str, Any], tags: SceneTags, distinct: np.ndarray) -> int:
     """The number asked for, or granularity times the scenes that the eligible images show; says why."""
     wanted = job.settings.cluster.n_clusters
-    if wanted is not None and wanted > len(distinct):
-        raise ConfigError(
-            f"--n-clusters is {wanted} but only {len(distinct)} distinct images are eligible: give fewer"
-        )
     present = len(np.unique(tags.scene[distinct]))
     k = wanted or pool_clusters(calibration["granularity"], present, len(distinct))
     calibration["n_clusters"] = k
@@ -144,15 +171,20 @@ def _n_clusters(job: Job, calibration: dict[str, Any], tags: SceneTags, distinct
     return k
 
 
-def _assign(x: np.ndarray, centers: np.ndarray, device: str) -> tuple[np.ndarray, np.ndarray]:
+def _assign(x: StoredEmbeddings, centers: np.ndarray, device: str) -> tuple[np.ndarray, np.ndarray]:
     """Nearest centre int32 [N] and squared distance float32 [N]; -1 and NaN without an embedding."""
-    if device == "cpu":
-        return kmeans_assign(x, centers)
-    import torch
+    labels, distance = np.empty(len(x), np.int32), np.empty(len(x), np.float32)
+    for start in range(0, len(x), _BLOCK):
+        part = slice(start, start + _BLOCK)
+        if device == "cpu":
+            kmeans_assign(x[part], centers, out=(labels[part], distance[part]))
+            continue
+        import torch
 
-    where = torch.device(device)
-    labels, distance = kmeans_assign(torch.from_numpy(x).to(where), torch.from_numpy(centers).to(where))
-    return labels.cpu().numpy(), distance.cpu().numpy()
+        where = torch.device(device)
+        there = kmeans_assign(torch.from_numpy(x[part]).to(where), torch.from_numpy(centers).to(where))
+        labels[part], distance[part] = (array.cpu().numpy() for array in there)
+    return labels, distance
 
 
 def _write_centers(

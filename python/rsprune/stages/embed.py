@@ -1,25 +1,30 @@
 """Embed: features of every image, standardised and of unit length, written once as float16.
 
 Mean and scale come from a sample of the pool. The sample is encoded first and its features are set aside, so
-that no image is encoded twice.
+that no image is encoded twice. They stay when images come or go later: another space would make every embedding void.
 """
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow.parquet as pq
+import xxhash
 
+from rsprune import resume
 from rsprune.embedding import Transform
 from rsprune.encoders import encoder_files
 from rsprune.encoders.precomputed import load_embeddings
 from rsprune.errors import ConfigError
-from rsprune.run import Run, write_array
-from rsprune.stages.encode import STATE, Encoding, encode, learn, sample_rows
+from rsprune.files import is_whole, write_array
+from rsprune.run import Run, digest
+from rsprune.stages.encode import STATE, Encoding, Sample, encode, learn, sample_images
 from rsprune.stages.job import Job
+from rsprune.stages.scan import check_readable
 
 TRANSFORM = "transform.safetensors"
 
@@ -28,16 +33,42 @@ def embed_images(job: Job) -> None:
     """Writes the transformed features of every image, the transform, and what the encoder learnt, if it does."""
     run, settings = job.run, job.settings.embed
     run.require("score")
-    files = [Path(settings.embeddings)] if settings.embeddings else encoder_files(settings.encoder)
-    stands_on = [run.fingerprint("score"), *map(_identity, files)]
-    with job.stage("embed", asdict(settings), job.settings.seed, *stands_on) as todo:
-        if not todo:
-            return
-        sample = sample_rows(run, settings.transform_sample, job.settings.seed)
-        if settings.embeddings:
-            _transform_given(job, sample)
-        else:
-            _encode_all(job, sample)
+    score = run.marker("score")
+    stands_on: list[Any] = [asdict(settings), job.settings.seed, score.fingerprint]
+    inputs, given = score.inputs, {}
+    if settings.embeddings:
+        given = _given(run, settings.embeddings)
+        inputs = digest(inputs, given)
+        _check_order(job, given)
+    else:
+        stands_on += map(_identity, encoder_files(settings.encoder))
+    job.admit("embed", *stands_on)
+    if _is_outdated(job):
+        resume.discard(run.path, "embed")
+    with job.stage("embed", *stands_on, inputs=inputs) as todo:
+        if todo:
+            sample = sample_images(run, settings.transform_sample, job.settings.seed)
+            _say_that_it_stays(job, sample)
+            if settings.embeddings:
+                _transform_given(job, sample, given)
+            else:
+                _encode_all(job, sample)
+    if failed := run.marker("embed").failed:
+        name, reason = next(iter(failed.items()))
+        lost = sum(int(_readable(run, name).sum()) for name in failed)
+        check_readable(job, "score", lost, f"those of {name}: {reason}")
+
+
+def embedding_size(job: Job) -> int:
+    """Numbers in an embedding, 0 where that can only be said later. Raises `ConfigError` without the encoder."""
+    settings = job.settings.embed
+    if not settings.embeddings:
+        return Encoding(settings.encoder, job.device).load().dim
+    path = Path(settings.embeddings)
+    if path.suffix != ".npy" or not is_whole(path):  # `load_embeddings` says what is wrong with it
+        return 0
+    shape = np.load(path, mmap_mode="r", allow_pickle=False).shape
+    return shape[1] if len(shape) == 2 else 0
 
 
 def _identity(path: Path) -> tuple[int, int]:
@@ -48,72 +79,139 @@ def _identity(path: Path) -> tuple[int, int]:
     return stat.st_size, stat.st_mtime_ns
 
 
-def _transform_given(job: Job, sample: np.ndarray) -> None:
-    run = job.run
-    ids = run.table("scan", ["id"])["id"].to_pylist()
-    readable = run.table("score", ["error"])["error"].is_null().to_numpy()
-    features = load_embeddings(job.settings.embed.embeddings, ids, needed=readable)
-    transform = Transform.fit(features[sample].astype(np.float32), encoder="precomputed")
-    transform.save(run.path / TRANSFORM)
-    start = 0
-    for k in range(run.n_parts):
-        stop = start + pq.read_metadata(run.part("scan", k)).num_rows
-        write_array(run.part("embed", k), transform(np.asarray(features[start:stop], np.float32)))
-        start = stop
+def _given(run: Run, path: str) -> dict[str, str]:
+    """What embeddings of the user's stand on: the file, and the order of the ids where rows have no other name."""
+    ids = xxhash.xxh3_128()
+    for part in run.parts("scan") if path.endswith(".npy") else ():
+        ids.update("\n".join(pq.read_table(part, columns=["id"])["id"].to_pylist()).encode() + b"\n")
+    return {"file": digest(_identity(Path(path))), "ids": ids.hexdigest()}
 
 
-def _encode_all(job: Job, sample: np.ndarray) -> None:
+def _check_order(job: Job, given: dict[str, str]) -> None:
+    """Raises `ConfigError` where rows that are known by their place are those of other images."""
+    before = _known(job.run)
+    if before.get("file") == given["file"] and before.get("ids") != given["ids"] and not job.overwrite:
+        raise ConfigError(
+            f"{job.settings.embed.embeddings} has a row per image in the order of their ids, and other images have "
+            "come since: write it anew, or give a .parquet file with the columns id and embedding"
+        )
+
+
+def _known(run: Run) -> Mapping[str, str]:
+    """How the transform came about, empty where there is none that can be used."""
+    path = run.path / TRANSFORM
+    return Transform.load(path).metadata if is_whole(path) else {}
+
+
+def _is_outdated(job: Job) -> bool:
+    """Whether the transform is to be estimated anew, because other images would be chosen for that."""
+    before = _known(job.run)
+    # One that was estimated while parts had failed must not outlive that: a crash would leave other results.
+    if "sample" not in before or not (job.overwrite or before.get("provisional")):
+        return False
+    sample = sample_images(job.run, job.settings.embed.transform_sample, job.settings.seed)
+    return before["sample"] != sample.digest()
+
+
+def _say_that_it_stays(job: Job, sample: Sample) -> None:
+    if _known(job.run).get("sample", sample.digest()) != sample.digest():
+        job.say(
+            "the embedding space stays as it was estimated before the images changed; "
+            "--overwrite estimates it anew and encodes every image again"
+        )
+
+
+def _about(run: Run, sample: Sample) -> dict[str, str]:
+    failed = run.marker("scan").failed or run.marker("score").failed
+    return {"sample": sample.digest(), **({"provisional": "yes"} if failed else {})}
+
+
+def _readable(run: Run, name: str) -> np.ndarray:
+    """Images of a part that have scores, bool [n]."""
+    return pq.read_table(run.part("score", name), columns=["error"])["error"].is_null().to_numpy()
+
+
+def _transform_given(job: Job, sample: Sample, given: dict[str, str]) -> None:
+    run, path = job.run, job.run.path / TRANSFORM
+    ids = run.table("scan", ["id"])["id"]
+    readable = [_readable(run, name) for name in run.names]
+    start = np.cumsum([0, *map(len, readable)])
+    features = load_embeddings(job.settings.embed.embeddings, ids, needed=np.concatenate(readable))
+    if path.exists():
+        transform = Transform.load(path)
+    else:
+        rows = np.asarray(features[start[sample.part] + sample.row], np.float32)
+        transform = Transform.fit(rows, encoder="precomputed", metadata={**_about(run, sample), **given})
+        transform.save(path)
+    for k, name in enumerate(run.names):
+        if not run.part("embed", name).exists():
+            rows = np.asarray(features[start[k] : start[k + 1]], np.float32)
+            write_array(run.part("embed", name), transform(rows))
+
+
+class _EmbedPart(NamedTuple):
+    folder: Path
+    encoding: Encoding
+    name: str
+    sample: np.ndarray  # rows that the transform is estimated on
+
+    @property
+    def sample_path(self) -> Path:
+        """Where the features of the sample wait for the others; another sample has another name."""
+        return self.folder / "embeddings" / f"sample-{self.name}-{digest(self.sample.tolist())[:8]}.npy"
+
+
+def _encode_all(job: Job, sample: Sample) -> None:
     run, settings = job.run, job.settings.embed
-    if not job.missing("embed"):  # stopped after the last part: the sample may be gone already
+    missing = set(job.missing("embed"))
+    if not missing:  # stopped after the last part: the sample may be gone already
         return
     # A missing package or a wrong number of bands is said here, before any worker starts.
     encoding = learn(job, settings.encoder, run.path / STATE)
-    encoder = encoding.load()
-    edges = np.cumsum([0, *(pq.read_metadata(f).num_rows for f in run.parts("scan"))])
-    in_part = [np.sort(sample[(sample >= a) & (sample < b)]) - a for a, b in itertools.pairwise(edges)]
-    where = (run.path, encoding)
-    tasks = [
-        (where, k, local)
-        for k, local in enumerate(in_part)
-        if len(local) and not _sample_path(run, k).exists()
-    ]
-    job.map(_encode_sample, tasks, "embed (sample)", sum(len(local) for _, _, local in tasks))
-
-    transform_path = run.path / TRANSFORM
-    if not transform_path.exists():
-        features = np.empty((edges[-1] if len(sample) else 0, encoder.dim), np.float32)
-        for k, local in enumerate(in_part):
-            if len(local):
-                features[edges[k] + local] = np.load(_sample_path(run, k), allow_pickle=False)
-        Transform.fit(features[sample], encoder=encoder.name, weight_hash=encoder.weight_hash).save(
-            transform_path
-        )
-    parts = [(where, k, in_part[k]) for k in job.missing("embed")]
-    job.map(_embed_part, parts, "embed", job.missing_images("embed"))
-    for k in range(run.n_parts):
-        _sample_path(run, k).unlink(missing_ok=True)
+    tasks = [_EmbedPart(run.path, encoding, name, sample.rows_of(k)) for k, name in enumerate(run.names)]
+    path = run.path / TRANSFORM
+    if not path.exists():
+        of_sample = [t for t in tasks if len(t.sample) and not is_whole(t.sample_path)]
+        job.map(_encode_sample, of_sample, "embed (sample)", sum(len(t.sample) for t in of_sample))
+        encoder = encoding.load()
+        features = np.empty((len(sample), encoder.dim), np.float32)
+        for k, task in enumerate(tasks):
+            if len(task.sample):
+                at = np.flatnonzero(sample.part == k)
+                features[at[np.argsort(sample.row[at])]] = np.load(task.sample_path, allow_pickle=False)
+        about = {"encoder": encoder.name, "weight_hash": encoder.weight_hash, "metadata": _about(run, sample)}
+        Transform.fit(features, **about).save(path)
+    parts = [task for task in tasks if task.name in missing]
+    job.map_parts("embed", _embed_part, _unread_part, parts, job.images_in(missing))
+    for file in (run.path / "embeddings").glob("sample-*"):
+        file.unlink()
 
 
-def _sample_path(run: Run, k: int) -> Path:
-    return run.path / "embeddings" / f"sample-{k:05d}.npy"
+def _encode_sample(task: _EmbedPart) -> int:
+    run = Run.open(task.folder)
+    write_array(task.sample_path, encode(run, task.name, task.sample, task.encoding))
+    return len(task.sample)
 
 
-def _encode_sample(task: tuple[tuple[Path, Encoding], int, np.ndarray]) -> int:
-    (path, encoding), k, local = task
-    run = Run.open(path)
-    write_array(_sample_path(run, k), encode(run, k, local, encoding))
-    return len(local)
-
-
-def _embed_part(task: tuple[tuple[Path, Encoding], int, np.ndarray]) -> int:
-    (path, encoding), k, local = task
-    run = Run.open(path)
-    n = pq.read_metadata(run.part("scan", k)).num_rows
-    rest = np.setdiff1d(np.arange(n), local)
-    features = np.full((n, encoding.load().dim), np.nan, np.float32)
-    if len(local):
-        features[local] = np.load(_sample_path(run, k), allow_pickle=False)
+def _embed_part(task: _EmbedPart) -> int:
+    run, dim = Run.open(task.folder), task.encoding.load().dim
+    n = pq.read_metadata(run.part("scan", task.name)).num_rows
+    # Apart from the others, also where they have been encoded before: the batches decide on the last bits.
+    rest = np.setdiff1d(np.arange(n), task.sample)
+    features = np.full((n, dim), np.nan, np.float32)
+    if is_whole(task.sample_path):
+        features[task.sample] = np.load(task.sample_path, allow_pickle=False)
+    elif len(task.sample):
+        features[task.sample] = encode(run, task.name, task.sample, task.encoding)
     if len(rest):
-        features[rest] = encode(run, k, rest, encoding)
-    write_array(run.part("embed", k), Transform.load(run.path / TRANSFORM)(features))
+        features[rest] = encode(run, task.name, rest, task.encoding)
+    write_array(run.part("embed", task.name), Transform.load(run.path / TRANSFORM)(features))
     return n
+
+
+def _unread_part(task: _EmbedPart, reason: str) -> int:
+    run = Run.open(task.folder)
+    readable = _readable(run, task.name)
+    dim = len(Transform.load(run.path / TRANSFORM).mean)
+    write_array(run.part("embed", task.name), np.full((len(readable), dim), np.nan, np.float16))
+    return int(readable.sum())

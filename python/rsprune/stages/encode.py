@@ -18,7 +18,7 @@ from rsprune.encoders.state import load_state, save_state
 from rsprune.errors import ConfigError, RspruneError, UnreadableImage
 from rsprune.reading import COLUMNS, Reader, rows
 from rsprune.rows import content_key
-from rsprune.run import Run
+from rsprune.run import Run, digest
 from rsprune.stages.job import Job
 
 STATE = "encoder.safetensors"  # in a run folder: what the encoder has learnt from the pool
@@ -57,7 +57,7 @@ def learn(job: Job, name: str, state: Path) -> Encoding:
     if not isinstance(encoder, LearntEncoder):
         return Encoding(name, job.device)
     if not state.exists():
-        sample = sample_rows(run, encoder.fit_images, job.settings.seed)
+        sample = sample_images(run, encoder.fit_images, job.settings.seed)
         state.parent.mkdir(parents=True, exist_ok=True)
         with threadpool_limits(1):  # as in the parts: the number of threads changes the last bits
             save_state(state, name, encoder.fit(_images(run, sample), job.settings.seed))
@@ -82,20 +82,52 @@ def learnt(job: Job, name: str, state: Path | None) -> Encoding:
     return encoding
 
 
-def sample_rows(run: Run, size: int, seed: int) -> np.ndarray:
-    """Rows of different readable contents, [<= size], in an order that ids and copies have no influence on."""
-    hashes = run.table("score", ["content_hash"])["content_hash"].to_numpy(zero_copy_only=False)
-    readable = np.flatnonzero([h is not None for h in hashes])
-    _, first = np.unique(hashes[readable].astype(str), return_index=True)
-    unique = readable[first]
-    return unique[np.argsort(content_key(hashes[unique], seed), kind="stable")[:size]]
+@dataclass(frozen=True)
+class Sample:
+    """Images of different readable contents, in an order that ids and copies have no influence on.
+
+    `part` and `row` [n] say where each of them is, `key` [n] is the seeded number of its content.
+    """
+
+    part: np.ndarray
+    row: np.ndarray
+    key: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    def rows_of(self, part: int) -> np.ndarray:
+        """Rows of that part, ascending."""
+        return np.sort(self.row[self.part == part])
+
+    def digest(self) -> str:
+        """The same for the same contents."""
+        return digest(self.key.tobytes().hex())
 
 
-def encode(run: Run, k: int, local: Sequence[int], encoding: Encoding) -> np.ndarray:
-    """Features of rows `local` of part `k`, [len(local), D] float32; NaN where an image cannot be read."""
+def sample_images(run: Run, size: int, seed: int) -> Sample:
+    """At most `size` images; one part after the other, so that the pool may be of any size."""
+    run.require("score")
+    chosen = Sample(*(np.zeros(0, kind) for kind in (np.int64, np.int64, np.uint64)))
+    for k, file in enumerate(run.parts("score")):
+        hashes = pq.read_table(file, columns=["content_hash"])["content_hash"]
+        row = np.flatnonzero(hashes.is_valid().to_numpy())
+        key = content_key(hashes.drop_null(), seed)
+        if len(chosen) == size:
+            row, key = row[key < chosen.key[-1]], key[key < chosen.key[-1]]
+        columns = zip(vars(chosen).values(), (np.full(len(row), k), row, key), strict=True)
+        part, row, key = (np.concatenate(pair) for pair in columns)
+        _, first = np.unique(key, return_index=True)  # sorted by key; of copies the first
+        first = first[:size]
+        chosen = Sample(part[first], row[first], key[first])
+    return chosen
+
+
+def encode(run: Run, name: str, local: Sequence[int], encoding: Encoding) -> np.ndarray:
+    """Features of rows `local` of a part, [len(local), D] float32; NaN where an image cannot be read."""
     encoder, reader, batch = encoding.load(), Reader(run), run.settings.embed.batch_size
-    unreadable = pq.read_table(run.part("score", k), columns=["error"])["error"].is_valid().to_pylist()
-    manifest = list(rows(pq.read_table(run.part("scan", k))))
+    unreadable = pq.read_table(run.part("score", name), columns=["error"])["error"].is_valid().to_pylist()
+    manifest = list(rows(pq.read_table(run.part("scan", name))))
     features = np.full((len(local), encoder.dim), np.nan, np.float32)
     readable = [i for i in range(len(local)) if not unreadable[local[i]]]
     for start in range(0, len(readable), batch):
@@ -116,10 +148,15 @@ def _check_bands(run: Run, encoder: Encoder) -> None:
     check_bands(encoder, {c.name or c.path: d["bands"] for c, d in zip(sources, declared, strict=True)})
 
 
-def _images(run: Run, sample: np.ndarray) -> Iterator[np.ndarray]:
+def _images(run: Run, sample: Sample) -> Iterator[np.ndarray]:
     reader = Reader(run)
-    for row in rows(run.table("scan", COLUMNS).take(sample)):
-        yield _read(reader, row)
+    found: dict[tuple[int, int], Mapping[str, Any]] = {}
+    for part in np.unique(sample.part).tolist():
+        at = sample.rows_of(part)
+        table = pq.read_table(run.part("scan", part), columns=COLUMNS).take(at)
+        found |= zip(((part, row) for row in at.tolist()), rows(table), strict=True)
+    for where in zip(sample.part.tolist(), sample.row.tolist(), strict=True):
+        yield _read(reader, found[where])
 
 
 def _read(reader: Reader, row: Mapping[str, Any]) -> np.ndarray:

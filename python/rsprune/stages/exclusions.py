@@ -6,9 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rsprune.config import ScanConfig, SourceConfig, source_values
@@ -70,7 +72,7 @@ def prepare_exclusions(job: Job) -> list[Exclusion]:
 
 
 def leaks(
-    exclusions: Sequence[Exclusion], hashes: Sequence[str | None], x: np.ndarray, threshold: float
+    exclusions: Sequence[Exclusion], hashes: pa.Array | pa.ChunkedArray, x: Any, threshold: float
 ) -> np.ndarray:
     """Images that are also in one of the sets: equal in content, or with a cosine of at least `threshold`; [N].
 
@@ -80,18 +82,17 @@ def leaks(
         x: embeddings [N, D] of the pool.
         threshold: cosine; above 1 only equal contents count.
     """
-    listed = frozenset().union(*(e.hashes for e in exclusions))
-    leaked = np.fromiter((h in listed for h in hashes), bool, len(hashes))
+    listed = pa.array(frozenset().union(*(e.hashes for e in exclusions)), pa.string())
+    leaked = np.array(pc.is_in(hashes, value_set=listed))
     others = [e.x[finite_rows(e.x)] for e in exclusions]
     if threshold > 1 or not sum(map(len, others)):
         return leaked
     others = unit_rows(np.concatenate(others))
     for start in range(0, len(x), _BLOCK):
-        rows = start + np.flatnonzero(
-            finite_rows(x[start : start + _BLOCK]) & ~leaked[start : start + _BLOCK]
-        )
-        _, cosine = most_similar(unit_rows(x[rows]), others)
-        leaked[rows] = cosine >= threshold - _COSINE_EPSILON
+        part = x[start : start + _BLOCK]
+        at = np.flatnonzero(finite_rows(part) & ~leaked[start : start + _BLOCK])
+        _, cosine = most_similar(unit_rows(part[at]), others)
+        leaked[start + at] = cosine >= threshold - _COSINE_EPSILON
     return leaked
 
 

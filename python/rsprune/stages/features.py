@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from rsprune.embedding import Transform
 from rsprune.encoders.precomputed import load_embeddings
-from rsprune.run import Run, digest, write_array, write_json
+from rsprune.files import is_whole, write_array, write_json
+from rsprune.run import Run, digest
 from rsprune.stages.encode import STATE, Encoding, encode, learn, learnt
 from rsprune.stages.job import Job
 
@@ -64,23 +64,23 @@ def _raw(job: Job, encoder: str, known: tuple[str, str], load: Callable[[], Enco
     """Encodes what is not encoded yet; `known` are name and weight hash, so that nothing is loaded in vain."""
     run = job.run
     run.require("score")
-    fingerprint = digest(run.fingerprint("score"), *known)
+    score = run.marker("score")
+    made_with = digest(score.fingerprint, score.inputs, *known)
     folder = run.path / "features" / _file_name(encoder)
     marker = folder / "made.json"
-    if not marker.exists() or marker.read_text("utf-8").strip() != f'"{fingerprint}"':
+    if not marker.exists() or marker.read_text("utf-8").strip() != f'"{made_with}"':
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        write_json(marker, fingerprint)
-    files = tuple(folder / f"part-{k:05d}.npy" for k in range(run.n_parts))
-    sizes = [pq.read_metadata(run.part("scan", k)).num_rows for k in range(run.n_parts)]
-    todo = [k for k, f in enumerate(files) if not f.exists()]
+        write_json(marker, made_with)
+    files = {name: folder / f"{name}.npy" for name in run.names}
+    todo = [name for name, file in files.items() if not is_whole(file)]
     if todo:
         where = run.path, load()
-        tasks = [(where, k, sizes[k], files[k]) for k in todo]
-        job.map(_encode_part, tasks, f"embed ({run.path.name})", sum(sizes[k] for k in todo))
-    for abandoned in folder.glob(".*.tmp"):  # by a process that was killed
-        abandoned.unlink(missing_ok=True)
-    return RawFeatures(*known, fingerprint, files)
+        tasks = [(where, name, job.images_in([name]), files[name]) for name in todo]
+        job.map(_encode_part, tasks, f"embed ({run.path.name})", job.images_in(todo))
+    for other in {*folder.glob(".*.tmp"), *folder.glob("*.npy")} - {*files.values()}:
+        other.unlink(missing_ok=True)
+    return RawFeatures(*known, digest(run.fingerprint("score"), *known), tuple(files.values()))
 
 
 def given_features(run: Run, path: str) -> np.ndarray:
@@ -90,9 +90,9 @@ def given_features(run: Run, path: str) -> np.ndarray:
     return np.asarray(load_embeddings(path, ids, needed=readable), np.float32)
 
 
-def _encode_part(task: tuple[tuple[Path, Encoding], int, int, Path]) -> int:
-    (path, encoding), k, n, file = task
-    write_array(file, encode(Run.open(path), k, np.arange(n), encoding))
+def _encode_part(task: tuple[tuple[Path, Encoding], str, int, Path]) -> int:
+    (path, encoding), name, n, file = task
+    write_array(file, encode(Run.open(path), name, np.arange(n), encoding))
     return n
 
 

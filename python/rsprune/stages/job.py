@@ -5,15 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import pyarrow.parquet as pq
 
-from rsprune import engine
+from rsprune import engine, resume
 from rsprune.config import Settings
+from rsprune.errors import PartFailed, TooManyUnreadable
 from rsprune.run import Run, digest
 
 Progress = Callable[[Iterable[int], str, int], Iterable[int]]
+
+
+class Part(Protocol):
+    """A task that computes the part of that name; it must be possible to pickle."""
+
+    name: str
+
+
+P = TypeVar("P", bound=Part)
 
 
 def _silent(done: Iterable[int], description: str, images: int) -> Iterable[int]:
@@ -32,21 +42,99 @@ class Job:
     progress: Progress = _silent
     say: Callable[[str], None] = lambda sentence: None
 
-    def stage(self, name: str, *inputs: Any) -> AbstractContextManager[bool]:
-        """Enters stage `name`, whose results depend on `inputs`; False where they are there already."""
-        return self.run.stage(name, digest(name, *inputs), self.settings, overwrite=self.overwrite)
+    def admit(self, name: str, *settings: Any) -> None:
+        """Raises `ConfigError` where stage `name` holds results of other `settings` that may not be thrown away."""
+        resume.admit(self.run.path, name, digest(name, *settings), overwrite=self.overwrite)
 
-    def missing(self, name: str) -> list[int]:
-        """Numbers of the parts that stage `name` has not written yet."""
-        return [k for k in range(self.run.n_parts) if not self.run.part(name, k).exists()]
+    def stage(
+        self, name: str, *settings: Any, inputs: str = "", parts: Sequence[str] | None = None
+    ) -> AbstractContextManager[bool]:
+        """Enters stage `name` with its `settings`, as `Run.stage`; False where all is there already."""
+        more = {"inputs": inputs, "parts": parts, "overwrite": self.overwrite}
+        return self.run.stage(name, digest(name, *settings), self.settings, **more)
+
+    def missing(self, name: str) -> list[str]:
+        """Names of the parts that stage `name` has not written yet."""
+        there = {file.stem for file in self.run.parts(name)}
+        return [part for part in self.run.names if part not in there]
+
+    def images_in(self, parts: Iterable[str]) -> int:
+        """Images in parts of that name."""
+        return sum(pq.read_metadata(self.run.part("scan", part)).num_rows for part in parts)
 
     def map(
         self, function: Callable[[Any], int], tasks: Sequence[Any], description: str, images: int
     ) -> None:
-        """Runs `function`, which returns how many images it has done, over `tasks` on this job's workers."""
-        for _ in self.progress(engine.map_parts(function, tasks, self.workers), description, images):
+        """Runs `function`, which returns how many images it has done, over `tasks` on this job's workers.
+
+        Raises:
+            PartFailed: one of them failed several times.
+        """
+        for _ in self.progress(self._done(function, tasks, description), description, images):
             pass
 
-    def missing_images(self, name: str) -> int:
-        """Images in the parts that stage `name` has not written yet."""
-        return sum(pq.read_metadata(self.run.part("scan", k)).num_rows for k in self.missing(name))
+    def map_parts(
+        self,
+        stage: str,
+        function: Callable[[P], int],
+        unread: Callable[[P, str], int],
+        tasks: Sequence[P],
+        images: int,
+    ) -> None:
+        """As `map` for the parts of a stage, but one that fails several times is given up.
+
+        Args:
+            stage: whose parts they are.
+            function: writes a part and returns how many images it has.
+            unread: writes a part whose images are all unreadable for the given reason, and returns how many were not
+                before.
+            tasks: the parts to make.
+            images: in all of them.
+
+        Raises:
+            TooManyUnreadable: as many images were given up as the settings do not allow.
+        """
+        lost, allowed = 0, None
+
+        def done() -> Iterable[int]:
+            nonlocal lost, allowed
+            for result in engine.map_parts(function, tasks, self.workers):
+                if not isinstance(result, engine.Failed):
+                    yield result
+                    continue
+                # Noted first: otherwise a crash would leave a part that looks as if its images had been tried.
+                part = result.task.name
+                self.run.note_failed(stage, part, result.reason)
+                self.run.note(failed=part, reason=result.reason, trace=result.trace)
+                n = unread(result.task, result.reason)
+                self.say(f"{stage}: {part} was given up after {engine.ATTEMPTS} attempts: {result.reason}")
+                lost += n
+                allowed = self._allowed(images) if allowed is None else allowed
+                if lost > allowed:
+                    raise TooManyUnreadable(
+                        f"{lost:,} images were given up in stage '{stage}', more than --max-bad "
+                        f"{self.settings.scan.max_bad:g} allows (the last: {result.reason}); "
+                        "run the same command again to try them again"
+                    )
+                yield n
+
+        for _ in self.progress(done(), stage, images):
+            pass
+
+    def _allowed(self, images: int) -> float:
+        """Images of the run that may be unreadable; `images` are those still to do."""
+        if self.settings.scan.on_error == "stop":
+            return 0
+        return self.settings.scan.max_bad * max(
+            images, self.images_in(f.stem for f in self.run.parts("scan"))
+        )
+
+    def _done(self, function: Callable[[Any], int], tasks: Sequence[Any], description: str) -> Iterable[int]:
+        for result in engine.map_parts(function, tasks, self.workers):
+            if isinstance(result, engine.Failed):
+                self.run.note(failed=description, reason=result.reason, trace=result.trace)
+                raise PartFailed(
+                    f"'{description}' failed {engine.ATTEMPTS} times ({result.reason}); "
+                    "run the same command again to continue"
+                )
+            yield result

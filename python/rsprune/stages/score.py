@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rsprune.errors import UnreadableImage
+from rsprune.files import write_table
 from rsprune.radiometry import Radiometry
 from rsprune.reading import Reader, rows
-from rsprune.run import Run, write_table
+from rsprune.run import Run, digest
 from rsprune.scores import SCORES, content_hash, score_stream
 from rsprune.sources.base import Image
 from rsprune.stages.job import Job
@@ -36,26 +37,55 @@ _UNREAD = dict.fromkeys(SCORES, float("nan"))
 
 def score_images(job: Job) -> None:
     """Writes one row of scores per image."""
-    job.run.require("scan")
-    with job.stage("score", asdict(job.settings.score), job.run.fingerprint("scan")) as todo:
+    run = job.run
+    run.require("scan")
+    with job.stage(
+        "score", asdict(job.settings.score), run.marker("scan").fingerprint, inputs=_radiometry(run)
+    ) as todo:
         if todo:
-            parts = [(job.run.path, k) for k in job.missing("score")]
-            job.map(_score_part, parts, "score", job.missing_images("score"))
-    check_readable(job.settings.scan, job.run.table("score", ["id", "error"]))
+            parts = [ScorePart(run.path, name) for name in job.missing("score")]
+            images = job.images_in(part.name for part in parts)
+            job.map_parts("score", score_part, _unread_part, parts, images)
+    check_readable(job, "score")
 
 
-def _score_part(task: tuple[Path, int]) -> int:
-    path, k = task
-    run = Run.open(path)
+def _radiometry(run: Run) -> str:
+    """Fingerprint of how stored values become scores, but for how that came about."""
+    declared = run.json("radiometry.json")
+    return digest([{k: v for k, v in d.items() if k not in ("sample", "provisional")} for d in declared])
+
+
+class ScorePart(NamedTuple):
+    """A part to score."""
+
+    folder: Path
+    name: str
+
+
+def score_part(task: ScorePart) -> int:
+    """Writes the scores of a part; returns how many images it has."""
+    run = Run.open(task.folder)
     reader, patch = Reader(run), run.settings.score.patch
-    manifest = list(rows(pq.read_table(run.part("scan", k))))
+    manifest = list(rows(pq.read_table(run.part("scan", task.name))))
     records: list[dict[str, Any]] = [{"id": row["id"], **_UNREAD} for row in manifest]
     for start in range(0, len(manifest), BATCH):
         read: list[dict[str, Any]] = []
         images = _images(reader, manifest[start : start + BATCH], records[start : start + BATCH], read)
         for record, scores in zip(read, score_stream(images, patch), strict=True):
             record |= scores
-    write_table(run.part("score", k), pa.Table.from_pylist(records, schema=SCHEMA))
+    return _write(run, task, records)
+
+
+def _unread_part(task: ScorePart, reason: str) -> int:
+    run = Run.open(task.folder)
+    manifest = list(rows(pq.read_table(run.part("scan", task.name))))
+    records = [{"id": row["id"], **_UNREAD, "error": row["error"] or reason} for row in manifest]
+    _write(run, task, records)
+    return sum(row["error"] is None for row in manifest)
+
+
+def _write(run: Run, task: ScorePart, records: list[dict[str, Any]]) -> int:
+    write_table(run.part("score", task.name), pa.Table.from_pylist(records, schema=SCHEMA))
     return len(records)
 
 

@@ -16,7 +16,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from rsprune.errors import ConfigError
-from rsprune.run import Run, write_json
+from rsprune.files import write_json
+from rsprune.run import Run
 
 MANIFEST = "checkpoint.json"
 _NAME = re.compile(r"checkpoint-(\d+)$")

@@ -20,7 +20,10 @@ from rsprune.training.config import SampleConfig, TrainConfig, checked
 
 NEEDED = ("torch", "diffusers", "accelerate")
 Data = Annotated[
-    str | None, typer.Option("--data", help="A run folder, or a folder of images.", show_default=False)
+    str | None,
+    typer.Option(
+        "--data", help="A run folder; or images: a folder, Parquet, tar shards.", show_default=False
+    ),
 ]
 Output = Annotated[
     Path,
@@ -66,7 +69,7 @@ def train(data: Data = None, *, output: Output, flags: dict[str, Any]) -> None:
     if data is not None:
         values["data"] = absolute(data)
     if "data" not in values:
-        raise ConfigError("there is nothing to train on: give a run folder or a folder of images with --data")
+        raise ConfigError("there is nothing to train on: give a run folder or images with --data")
     settings = checked(TrainConfig, values)
     terminal = Terminal(quiet=flags["quiet"] or flags["as_json"], as_json=flags["as_json"])
     from rsprune.training.train import train as train_model
@@ -91,9 +94,11 @@ def sample(
     flags: dict[str, Any],
 ) -> None:
     """Draw images from a trained model."""
-    settings = checked(SampleConfig, _values(SampleConfig, "sample", flags))
+    from rsprune.training.publish import trained_bits
     from rsprune.training.sample import load_pipeline, write_samples
 
+    values = {"bits": trained_bits(model), **_values(SampleConfig, "sample", flags)}
+    settings = checked(SampleConfig, values)
     path = write_samples(load_pipeline(model, device=_device(flags)), settings, out)
     Terminal(as_json=flags["as_json"]).result(
         {"count": settings.n, "path": str(path)}, f"{settings.n:,} images: {path}"

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
-from rsprune.config import STRICT, _sentence
-from rsprune.errors import ConfigError
+from rsprune.config import STRICT, checked
 
-T = TypeVar("T")
+__all__ = ["FREE", "SampleConfig", "TrainConfig", "checked", "differences"]
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -54,6 +53,14 @@ class TrainConfig:
     pixel_unshuffle: int = Field(
         1, ge=1, description="Fold K x K pixels into channels first: 2 is 3 times faster."
     )
+    vae: str | None = Field(
+        None, description="Folder with a diffusers AutoencoderKL: train on its latents instead of pixels."
+    )
+    # 16 bits keep the quiet half of a scene's range, where sea and shadow lie, and take twice the memory.
+    bits: int | None = Field(
+        None, ge=8, le=16, multiple_of=8, description="8 or 16 per pixel; 16 if all images have more than 8."
+    )
+    compile: bool = Field(False, description="Compile the network first; for GPUs and long runs.")
     objective: Literal["flow", "ddpm"] = Field("flow", description="Flow matching, or DDPM.")
     prediction_type: Literal["epsilon", "v_prediction", "sample"] = Field(
         "epsilon", description="What the network predicts; ddpm only."
@@ -91,6 +98,8 @@ class TrainConfig:
             raise ValueError(
                 f"--resolution {self.resolution} is not a multiple of --pixel-unshuffle {self.pixel_unshuffle}"
             )
+        if self.vae and self.pixel_unshuffle > 1:
+            raise ValueError("--vae and --pixel-unshuffle exclude each other: give one of them")
         return self
 
     def identity(self) -> dict[str, Any]:
@@ -103,7 +112,7 @@ FREE = {
     "max_train_steps", "checkpointing_steps", "checkpoints_total_limit", "resume_from_checkpoint",
     "validation_steps", "validation_images", "report_to", "logging_steps",
     "train_batch_size", "gradient_accumulation_steps",
-    "data", "kept", "sample_weights", "model_config",
+    "data", "kept", "sample_weights", "model_config", "vae",
 }  # fmt: skip
 
 
@@ -117,15 +126,12 @@ class SampleConfig:
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Image i is the same for every --n and --batch-size.")
     batch_size: int = Field(64, ge=1, description="Images drawn at once.")
-    format: Literal["png", "npy"] = Field("png", description="A PNG per image, or one array of all.")
-
-
-def checked(kind: type[T], values: dict[str, Any]) -> T:
-    """Settings of `kind` from plain values. Raises `ConfigError`."""
-    try:
-        return TypeAdapter(kind).validate_python(values)
-    except ValidationError as e:
-        raise ConfigError("; ".join(_sentence(error) for error in e.errors())) from None
+    format: Literal["png", "tif", "npy"] = Field(
+        "png", description="A PNG or TIFF per image, or one array of all."
+    )
+    bits: int | None = Field(
+        None, ge=8, le=16, multiple_of=8, description="8 or 16 per value; as trained if not given."
+    )
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> str:

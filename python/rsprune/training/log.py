@@ -9,22 +9,24 @@ from typing import Any
 from accelerate import Accelerator
 
 from rsprune.errors import ConfigError
-from rsprune.run import write_atomic
+from rsprune.files import write_atomic
 
-NAME = "log.jsonl"
+STEPS, METRICS = "log.jsonl", "metrics.jsonl"
+NAMES = (STEPS, METRICS)
 
 
 class Log:
     """Writes steps; opened at a step, it forgets what was written of later ones."""
 
     def __init__(self, output: Path, kind: str, *, step: int, accelerator: Accelerator):
-        self._file, self._accelerator = None, None
+        self._output, self._file, self._accelerator = output, None, None
         if kind == "jsonl":
-            path = output / NAME
-            kept = [line for line in read(output) if line["step"] <= step]
-            text = "".join(json.dumps(line) + "\n" for line in kept)
-            write_atomic(path, lambda f: f.write(text.encode()))
-            self._file = path.open("a", encoding="utf-8")
+            for name in NAMES:
+                kept = [line for line in read(output, name) if line["step"] <= step]
+                if name == STEPS or (output / name).is_file():
+                    text = "".join(json.dumps(line) + "\n" for line in kept)
+                    write_atomic(output / name, lambda f, text=text: f.write(text.encode()))
+            self._file = (output / STEPS).open("a", encoding="utf-8")
         elif kind != "none":
             self._accelerator = accelerator
             accelerator.init_trackers("rsprune")
@@ -35,6 +37,14 @@ class Log:
             self._file.write(json.dumps({"step": step, **values}) + "\n")
         if self._accelerator:
             self._accelerator.log(values, step=step)
+
+    def judge(self, step: int, **metrics: float) -> None:
+        """How good the model is after a step."""
+        if self._file:
+            with (self._output / METRICS).open("a", encoding="utf-8") as f:
+                f.write(json.dumps({"step": step, **metrics}) + "\n")
+        if self._accelerator:
+            self._accelerator.log(metrics, step=step)
 
     def flush(self) -> None:
         if self._file:
@@ -47,10 +57,10 @@ class Log:
             self._accelerator.end_training()
 
 
-def read(output: Path) -> list[dict[str, Any]]:
-    """Steps in a training folder's ``log.jsonl``; a line that was cut off is left out."""
+def read(output: Path, name: str = STEPS) -> list[dict[str, Any]]:
+    """Lines of a training folder's log; one that was cut off, and what follows it, is left out."""
     try:
-        lines = (output / NAME).read_text("utf-8").splitlines()
+        lines = (output / name).read_text("utf-8").splitlines()
     except OSError:
         return []
     steps = []

@@ -11,24 +11,35 @@ from diffusers.utils.torch_utils import randn_tensor
 
 
 class TilePipeline(DiffusionPipeline):
-    """A `unet` or a `transformer`, on pixels folded by `pixel_unshuffle`, conditioned on `labels` if any."""
+    """A `unet` or a `transformer`, conditioned on `labels` if there are any.
 
-    _optional_components = ["unet", "transformer"]  # noqa: RUF012
+    It works on pixels folded by `pixel_unshuffle`, or on the latents of `vae`.
+    """
 
-    def __init__(self, scheduler, unet=None, transformer=None, labels=(), pixel_unshuffle=1):
+    _optional_components = ["unet", "transformer", "vae"]  # noqa: RUF012
+
+    def __init__(self, scheduler, unet=None, transformer=None, vae=None, labels=(), pixel_unshuffle=1):
         super().__init__()
-        self.register_modules(scheduler=scheduler, unet=unet, transformer=transformer)
+        self.register_modules(scheduler=scheduler, unet=unet, transformer=transformer, vae=vae)
         self.register_to_config(labels=list(labels), pixel_unshuffle=pixel_unshuffle)
 
     @property
     def network(self) -> torch.nn.Module:
         return self.transformer if self.unet is None else self.unet
 
+    @property
+    def bands(self) -> int:
+        """Of the images."""
+        if self.vae is not None:
+            return self.vae.config.out_channels
+        return self.network.config.out_channels // self.config.pixel_unshuffle**2
+
     @torch.no_grad()
     def __call__(
         self,
         batch_size: int = 1,
         class_labels: list[str] | None = None,
+        given: torch.Tensor | None = None,
         guidance_scale: float = 1.0,
         generator: torch.Generator | list[torch.Generator] | None = None,
         num_inference_steps: int = 25,
@@ -40,13 +51,23 @@ class TilePipeline(DiffusionPipeline):
         Args:
           batch_size: Images to draw, where `class_labels` does not say it.
           class_labels: A name out of ``config.labels`` per image; without, images of any kind.
+          given: [N, G, H, W] in -1..1, for networks that are given an image beside the noise.
           guidance_scale: 1 is the condition as trained; more is stronger.
           generator: One, or one per image, for reproducible images.
           num_inference_steps: Denoising steps.
         """
         network, names = self.network, list(self.config.labels)
-        batch_size = batch_size if class_labels is None else len(class_labels)
-        channels, side = network.config.in_channels, network.config.sample_size
+        if class_labels is not None or given is not None:
+            batch_size = len(given if class_labels is None else class_labels)
+        channels, side = network.config.out_channels, network.config.sample_size
+        extra = None
+        if given is not None:
+            extra = given.to(network.device, network.dtype)
+            extra = torch.nn.functional.pixel_unshuffle(extra, self.config.pixel_unshuffle)
+        wanted = network.config.in_channels - channels
+        if wanted != (0 if extra is None else extra.shape[1]):
+            folded = self.config.pixel_unshuffle**2
+            raise ValueError(f"given must have {wanted // folded} channels: the network takes as many")
         image = randn_tensor(
             (batch_size, channels, side, side),
             generator=generator,
@@ -68,6 +89,8 @@ class TilePipeline(DiffusionPipeline):
 
         def predict(x: torch.Tensor, t: torch.Tensor, label: torch.Tensor) -> torch.Tensor:
             kwargs = {"class_labels": label} if takes_labels else {}
+            if extra is not None:
+                x = torch.cat([x, extra.repeat(len(x) // len(extra), 1, 1, 1)], dim=1)
             return network(x, timestep=t.to(x.device).expand(len(x)), **kwargs).sample
 
         self.scheduler.set_timesteps(num_inference_steps, device=network.device)
@@ -79,6 +102,9 @@ class TilePipeline(DiffusionPipeline):
             else:
                 output = predict(image, t, label)
             image = self.scheduler.step(output, t, image, generator=generator).prev_sample
+        if self.vae is not None:
+            image = image / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
+            image = self.vae.decode(image).sample
         image = torch.nn.functional.pixel_shuffle(image, self.config.pixel_unshuffle)
         image = (image / 2 + 0.5).clamp(0, 1)
         if output_type != "pt":

@@ -1,28 +1,35 @@
-"""All training images in memory: 8 bits, one size, in the order of their ids."""
+"""All training images in memory: one size, 8 or 16 bits, in the order of their ids."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 
 from rsprune.config import SourceConfig, absolute
 from rsprune.errors import ConfigError, UnreadableImage
+from rsprune.layout import digest
 from rsprune.radiometry import Radiometry, estimate
 from rsprune.reading import COLUMNS, Reader, rows
-from rsprune.run import Run, digest
+from rsprune.run import Run
+from rsprune.sources import open_source
+from rsprune.sources.base import Item
+from rsprune.training import groups
 from rsprune.training.config import TrainConfig
 
-Image = tuple[str, Callable[[], np.ndarray]]  # id, and how to read [H, W, C] uint8
 SCALE_SAMPLE = 256  # images that the range of values of a folder of 16-bit images is estimated on
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Images `pixels` [N, H, W, C] uint8 with their `ids`, sorted; labels index `names`, -1 where unknown."""
+    """Images `pixels` [N, H, W, C] with their `ids`, sorted; labels index `names`, -1 where unknown.
+
+    Pixels are uint8 or uint16 of the whole range; a training on latents has float32 in their place.
+    """
 
     ids: list[str]
     pixels: np.ndarray
@@ -41,24 +48,30 @@ class Pool:
         return digest(self.ids, self.pixels.shape, content, self.names)
 
 
+@dataclass(frozen=True)
+class _Listed:
+    """Images that can be read: ids in order, and how to read number i as [H, W, C] uint8 or uint16."""
+
+    ids: list[str]
+    read: Callable[[int], np.ndarray]
+    scales: list[dict[str, Any]]  # LO, HI of the sources, for the model card
+
+
 def load(settings: TrainConfig, *, say: Callable[[str], None] = lambda _: None) -> Pool:
     """The images that `settings` ask for, from a run folder or from an image collection.
 
     Raises:
-        ConfigError: Nothing is there, ids are missing, or sizes or band counts differ.
+        ConfigError: Nothing is there, ids are missing, sizes or band counts differ, or memory is too small.
     """
     path = Path(settings.data)
     run = Run.open(path) if (path / "manifest").is_dir() else None
     wanted = _wanted(settings, run)
-    images = _of_run(run, wanted) if run else _of_folder(path, wanted, say)
-    ids, pixels = _read(images, settings, say)
-    groups = {name: _groups(name, ids, run) for name in _needed(settings)}
+    listed = _of_run(run, wanted, settings) if run else _of_collection(wanted, settings, say)
+    ids, pixels = _read(listed, settings, say)
+    found = {name: groups.groups(name, ids, run) for name in groups.needed(settings)}
     names, labels = (), None
     if settings.condition != "none":
-        group = groups[settings.condition]
-        names = tuple(sorted(set(group) - {""}, key=lambda g: (len(g), g) if g.isdigit() else (0, g)))
-        number = {name: i for i, name in enumerate(names)}
-        labels = np.array([number.get(g, -1) for g in group], dtype=np.int64)
+        names, labels = groups.numbered(found[settings.condition])
         if not names:
             raise ConfigError(f"no image has a {settings.condition}: train with --condition none")
     facts = {
@@ -66,8 +79,9 @@ def load(settings: TrainConfig, *, say: Callable[[str], None] = lambda _: None) 
         "images": len(ids),
         "selected": "kept ids of a run" if run and settings.kept is None else settings.kept or "all images",
         "ids_hash": digest(ids),
+        "scales": listed.scales,
     }
-    return Pool(ids, pixels, labels, names, _weights(settings.sample_weights, ids, groups), facts)
+    return Pool(ids, pixels, labels, names, groups.weights(settings.sample_weights, ids, found), facts)
 
 
 # Which images ---------------------------------------------------------------------------------------------
@@ -92,9 +106,7 @@ def _wanted(settings: TrainConfig, run: Run | None) -> list[str] | None:
     return [line for line in ids if line]
 
 
-def _check_all_there(wanted: Sequence[str] | None, there: Iterable[str], data: Path) -> None:
-    if wanted is None:
-        return
+def _check_all_there(wanted: Sequence[str], there: Iterable[str], data: str | Path) -> None:
     if not wanted:
         raise ConfigError("the list of kept ids is empty: nothing to train on")
     known = set(there)
@@ -106,52 +118,80 @@ def _check_all_there(wanted: Sequence[str] | None, there: Iterable[str], data: P
         )
 
 
-def _of_run(run: Run, wanted: list[str] | None) -> Iterator[Image]:
+def _of_run(run: Run, wanted: list[str] | None, settings: TrainConfig) -> _Listed:
     table = run.table("scan", COLUMNS)
-    _check_all_there(wanted, table["id"].to_pylist(), run.path)
-    chosen, reader = None if wanted is None else set(wanted), Reader(run)
-    for row in rows(table):
-        if row["id"] in chosen if chosen is not None else row["status"] == "ok":
-            yield row["id"], lambda row=row: reader.uint8(row)
-
-
-def _of_folder(path: Path, wanted: list[str] | None, say: Callable[[str], None]) -> Iterator[Image]:
-    from rsprune.sources import open_source
-
-    source = open_source(SourceConfig(path=absolute(str(path))))
-    items = list(source.items())
-    _check_all_there(wanted, (item.id for item in items), path)
     if wanted is not None:
+        _check_all_there(wanted, table["id"].to_pylist(), run.path)
+    chosen, reader = None if wanted is None else set(wanted), Reader(run)
+    found = [
+        row for row in rows(table) if (row["id"] in chosen if chosen is not None else row["status"] == "ok")
+    ]
+    found.sort(key=lambda row: row["id"])
+    sources = sorted({row["source"] for row in found})
+    bits = settings.bits or _bits(reader.declared[s]["dtype"] for s in sources)
+
+    def read(i: int) -> np.ndarray:
+        row = found[i]
+        return reader.radiometry[row["source"]].bins(reader.image(row).pixels, bits=bits)
+
+    named = run.settings.scan.sources
+    scales = [{"name": named[s].name, **reader.radiometry[s].to_json()} for s in sources]
+    return _Listed([row["id"] for row in found], read, scales)
+
+
+def _of_collection(wanted: list[str] | None, settings: TrainConfig, say: Callable[[str], None]) -> _Listed:
+    source = open_source(SourceConfig(path=absolute(settings.data)))
+    items = list(source.items())
+    if wanted is not None:
+        _check_all_there(wanted, (item.id for item in items), settings.data)
         chosen = set(wanted)
         items = [item for item in items if item.id in chosen]
-    scale: list[Radiometry] = []
+    dtype = _dtype(items, source)
+    bits = settings.bits or _bits([dtype])
+    radiometry = Radiometry.declare(dtype)
+    if radiometry is None:
+        step = max(1, len(items) // SCALE_SAMPLE)
+        radiometry = estimate(image for item in items[::step] if (image := _readable(source, item)))
+        say("values are not 8-bit: their range is estimated; declare one with 'rsprune run --scale'")
 
-    def read(item: Any) -> np.ndarray:
-        image = source.read(item)
-        if image.pixels.dtype == np.uint8:
-            return image.pixels
-        if not scale:
-            step = max(1, len(items) // SCALE_SAMPLE)
-            scale.append(estimate(source.read(i) for i in items[::step]))
-            say("values are not 8-bit: their range is estimated; declare one with 'rsprune run --scale'")
-        return scale[0].to_uint8(image)
+    def read(i: int) -> np.ndarray:
+        pixels = source.read(items[i]).pixels
+        if pixels.dtype != dtype:
+            raise ConfigError(
+                f"image {items[i].id!r} is {pixels.dtype.name} where others are {dtype}: "
+                "make a run with a source for each of the two"
+            )
+        return radiometry.bins(pixels, bits=bits)
 
-    for item in items:
-        yield item.id, lambda item=item: read(item)
+    return _Listed([item.id for item in items], read, [{"name": "", **radiometry.to_json()}])
+
+
+def _bits(dtypes: Iterable[str]) -> int:
+    return 8 if "uint8" in set(dtypes) else 16
+
+
+def _dtype(items: Sequence[Item], source: Any) -> str:
+    """That of the first readable image."""
+    return next((image.pixels.dtype.name for item in items if (image := _readable(source, item))), "uint8")
+
+
+def _readable(source: Any, item: Item) -> Any:
+    try:
+        return source.read(item)
+    except UnreadableImage:
+        return None
 
 
 # Pixels ---------------------------------------------------------------------------------------------------
 
 
-def _read(
-    images: Iterator[Image], settings: TrainConfig, say: Callable[[str], None]
-) -> tuple[list[str], np.ndarray]:
+def _read(listed: _Listed, settings: TrainConfig, say: Callable[[str], None]) -> tuple[list[str], np.ndarray]:
     ids: list[str] = []
-    stack: list[np.ndarray] = []
+    stack: np.ndarray | None = None
     unreadable: list[str] = []
-    for id, read in images:
+    for i, id in enumerate(listed.ids):
         try:
-            pixels = read()
+            pixels = listed.read(i)
         except UnreadableImage as error:
             if settings.kept != "all" and settings.kept is not None:
                 raise ConfigError(f"kept image {id!r} {error}: take it off the list") from None
@@ -159,32 +199,46 @@ def _read(
             continue
         if settings.fit == "resize" and settings.resolution:
             pixels = resized(pixels, settings.resolution)
-        _check_like(stack, ids, id, pixels, settings)
+        if stack is None:
+            _check_size(id, pixels, settings)
+            _check_memory(len(listed.ids), pixels)
+            stack = np.empty((len(listed.ids), *pixels.shape), pixels.dtype)
+        _check_like(stack.shape[1:], ids, id, pixels)
+        stack[len(ids)] = pixels
         ids.append(id)
-        stack.append(pixels)
     if unreadable:
         say(f"{len(unreadable):,} images cannot be read and are left out, such as {unreadable[0]!r}")
-    if not ids:
+    if stack is None:
         raise ConfigError(f"no image of {settings.data} can be read: nothing to train on")
-    order = sorted(range(len(ids)), key=ids.__getitem__)
-    return [ids[i] for i in order], np.stack([stack[i] for i in order])
+    return ids, stack[: len(ids)]
 
 
-def _check_like(
-    stack: list[np.ndarray], ids: list[str], id: str, pixels: np.ndarray, settings: TrainConfig
-) -> None:
-    h, w, bands = pixels.shape
-    if stack and stack[0].shape[2] != bands:
+def _check_memory(count: int, pixels: np.ndarray) -> None:
+    need, free = count * pixels.nbytes, psutil.virtual_memory().available
+    if need > free:
         raise ConfigError(
-            f"image {id!r} has {bands} bands where {ids[0]!r} has {stack[0].shape[2]}: "
+            f"{count:,} images of {pixels.shape[1]} x {pixels.shape[0]} pixels need {need / 2**30:,.1f} GiB of "
+            f"memory, of which {free / 2**30:,.1f} are free: give --fit resize with a lower --resolution, "
+            "--bits 8, or keep fewer"
+        )
+
+
+def _check_like(shape: tuple[int, ...], ids: Sequence[str], id: str, pixels: np.ndarray) -> None:
+    h, w, bands = pixels.shape
+    if shape[2] != bands:
+        raise ConfigError(
+            f"image {id!r} has {bands} bands where {ids[0]!r} has {shape[2]}: "
             "choose the same bands of all with 'rsprune run --bands'"
         )
-    if stack and stack[0].shape != pixels.shape:
-        first = stack[0].shape
+    if shape != pixels.shape:
         raise ConfigError(
-            f"image {id!r} has {w} x {h} pixels where {ids[0]!r} has {first[1]} x {first[0]}: "
+            f"image {id!r} has {w} x {h} pixels where {ids[0]!r} has {shape[1]} x {shape[0]}: "
             "bring all to one size with --fit resize --resolution PIXELS"
         )
+
+
+def _check_size(id: str, pixels: np.ndarray, settings: TrainConfig) -> None:
+    h, w, _ = pixels.shape
     side = settings.resolution or w
     if h < side or w < side or (settings.resolution is None and h != w):
         wish = f"--resolution {min(h, w)}" if h != w or h < side else "--fit resize"
@@ -197,75 +251,16 @@ def _check_like(
 
 
 def resized(pixels: np.ndarray, side: int) -> np.ndarray:
-    """The largest square in the middle of `pixels` [H, W, C] uint8, scaled to `side` with antialiasing."""
+    """The largest square in the middle of `pixels` [H, W, C], scaled to `side` with antialiasing."""
     import torch
     from torch.nn.functional import interpolate
 
     h, w, _ = pixels.shape
     short = min(h, w)
     y, x = (h - short) // 2, (w - short) // 2
-    square = np.ascontiguousarray(pixels[y : y + short, x : x + short].transpose(2, 0, 1))
+    square = np.ascontiguousarray(pixels[y : y + short, x : x + short].transpose(2, 0, 1), np.float32)
     out = interpolate(
-        torch.from_numpy(square).float()[None],
-        (side, side),
-        mode="bicubic",
-        antialias=True,
-        align_corners=False,
+        torch.from_numpy(square)[None], (side, side), mode="bicubic", antialias=True, align_corners=False
     )
-    return out[0].round().clamp(0, 255).byte().permute(1, 2, 0).numpy()
-
-
-# Scenes, clusters, weights --------------------------------------------------------------------------------
-
-
-def _needed(settings: TrainConfig) -> set[str]:
-    return {settings.condition, settings.sample_weights} & {"scene", "cluster"}
-
-
-def _groups(name: str, ids: list[str], run: Run | None) -> list[str]:
-    """Scene or cluster of each image, "" where it has none; the scene of a plain folder is its folder."""
-    if run is None:
-        if name == "cluster":
-            raise ConfigError("a plain image folder has no clusters: give a run folder, or use scene")
-        return [id.split("/")[0] if "/" in id else "" for id in ids]
-    table = run.table("cluster", ["id", name])
-    of = dict(zip(table["id"].to_pylist(), table[name].to_pylist(), strict=True))
-    values = (of.get(id) for id in ids)
-    return ["" if v is None or v == -1 else str(v) for v in values]
-
-
-def _weights(wish: str | None, ids: list[str], groups: dict[str, list[str]]) -> np.ndarray | None:
-    """Weights [N] with which images are drawn, of sum 1; None where all are drawn alike."""
-    if wish is None:
-        return None
-    if wish in ("scene", "cluster"):
-        # Images that belong nowhere are a group of their own.
-        _, index, counts = np.unique(groups[wish], return_inverse=True, return_counts=True)
-        weights = 1.0 / counts[index]
-        return weights / weights.sum()
-    of = _weight_file(wish)
-    missing = [id for id in ids if id not in of]
-    if missing:
-        raise ConfigError(
-            f"{wish} has no weight for {len(missing):,} images, such as {missing[0]!r}: add them"
-        )
-    weights = np.array([of[id] for id in ids], dtype=np.float64)
-    if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
-        raise ConfigError(f"weights in {wish} must be finite, not below 0 and not all 0")
-    return weights / weights.sum()
-
-
-def _weight_file(path: str) -> dict[str, float]:
-    try:
-        if path.endswith(".parquet"):
-            import pyarrow.parquet as pq
-
-            table = pq.read_table(path, columns=["id", "weight"]).to_pydict()
-            return dict(zip(table["id"], table["weight"], strict=True))
-        lines = [line.rsplit("\t", 1) for line in Path(path).read_text("utf-8").splitlines() if line]
-        return {id: float(weight) for id, weight in lines}
-    except (OSError, ValueError) as e:
-        why = getattr(e, "strerror", None) or "needs columns id and weight"
-        raise ConfigError(
-            f"cannot read --sample-weights {path}: {why}; give scene, cluster, .parquet, or lines 'id TAB weight'"
-        ) from None
+    values = out[0].round().clamp(0, np.iinfo(pixels.dtype).max).permute(1, 2, 0).numpy()
+    return values.astype(pixels.dtype)

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import numpy as np
 import torch
+from diffusers import AutoencoderKL
 
-from rsprune.run import write_atomic, write_json
+from rsprune.files import write_atomic, write_json
 from rsprune.training import pipeline
 from rsprune.training.checkpoint import os_errors, staged
 from rsprune.training.config import TrainConfig
@@ -22,7 +23,13 @@ from rsprune.training.pool import Pool
 
 
 def write_model(
-    output: Path, model: torch.nn.Module, scheduler: Any, settings: TrainConfig, labels: Sequence[str]
+    output: Path,
+    model: torch.nn.Module,
+    scheduler: Any,
+    settings: TrainConfig,
+    labels: Sequence[str],
+    *,
+    vae: AutoencoderKL | None = None,
 ) -> None:
     """Writes what ``DiffusionPipeline.from_pretrained(output)`` reads."""
     name = FOLDERS[settings.model]
@@ -30,56 +37,77 @@ def write_model(
         model.save_pretrained(folder, safe_serialization=True)
     with staged(output / "scheduler") as folder:
         scheduler.save_pretrained(folder)
+    if vae is not None and not (output / "vae").is_dir():
+        with staged(output / "vae") as folder, os_errors(output / "vae"):
+            vae.save_pretrained(folder, safe_serialization=True)
     index: dict[str, Any] = {
         "_class_name": "DDPMPipeline",
         "_diffusers_version": diffusers.__version__,
         name: ["diffusers", type(model).__name__],
         "scheduler": ["diffusers", type(scheduler).__name__],
     }
-    if is_plain(settings):
+    if is_plain(settings, model):
         (output / "pipeline.py").unlink(missing_ok=True)
     else:
         other = next(f for f in FOLDERS.values() if f != name)
         index |= {"_class_name": ["pipeline", "TilePipeline"], other: [None, None]}
+        index["vae"] = [None, None] if vae is None else ["diffusers", "AutoencoderKL"]
         index |= {"labels": list(labels), "pixel_unshuffle": settings.pixel_unshuffle}
         shutil.copyfile(pipeline.__file__, output / "pipeline.py")
     write_json(output / "model_index.json", index)
 
 
-def is_plain(settings: TrainConfig) -> bool:
+def is_plain(settings: TrainConfig, model: torch.nn.Module) -> bool:
     """Whether diffusers' own DDPMPipeline can draw from the model."""
-    return settings.model == "unet" and settings.condition == "none" and settings.pixel_unshuffle == 1
+    own = (
+        settings.model == "dit"
+        or settings.condition != "none"
+        or settings.vae
+        or settings.pixel_unshuffle > 1
+    )
+    return not own and model.config.in_channels == model.config.out_channels
 
 
-def write_card(output: Path, settings: TrainConfig, pool: Pool, state: dict[str, Any]) -> None:
+def write_card(
+    output: Path, model: torch.nn.Module, settings: TrainConfig, pool: Pool, state: dict[str, Any]
+) -> None:
     """Writes ``README.md``: what the model is, what it saw, and how to use it."""
-    code = "" if is_plain(settings) else ", trust_remote_code=True"
-    call = 'class_labels=["NAME"]' if pool.names else "batch_size=1"
+    bands, side = pool.pixels.shape[3], state["resolution"]
+    code = "" if is_plain(settings, model) else ", trust_remote_code=True"
+    call = ['class_labels=["NAME"]'] if pool.names else []
+    call += ["num_inference_steps=25"] + ([] if bands in (1, 3) else ['output_type="np"'])
+    kind = "conditional" if pool.names else "unconditional"
     names = "" if not pool.names else f"\nLabels: {', '.join(f'`{n}`' for n in pool.names)}.\n"
+    works_on = (
+        f"latents of `{Path(settings.vae).name}`, a copy of which is in `vae`" if settings.vae else "pixels"
+    )
     text = f"""---
 library_name: diffusers
-tags: [remote-sensing, unconditional-image-generation, rsprune]
+tags: [remote-sensing, {kind}-image-generation, rsprune]
 ---
 
 # {output.name}
 
-Draws remote-sensing images of {state["resolution"]} x {state["resolution"]} pixels and {pool.pixels.shape[3]} bands
+Draws remote-sensing images of {side} x {side} pixels, {bands} bands and {state["bits"]} bits
 ({settings.model}, {state["parameters"]:,} parameters, {settings.objective}).
 
 | | |
 |---|---|
 | data | `{pool.facts["data"]}`, {pool.facts["images"]:,} images ({pool.facts["selected"]}) |
 | hash of the ids | `{pool.facts["ids_hash"]}` |
-| hash of the pixels | `{state["data"]}` |
+| hash of what it learnt from | `{state["data"]}` |
+| range of values | {"; ".join(_range(scale, state["bits"]) for scale in pool.facts["scales"])} |
+| works on | {works_on} |
 | steps | {state["step"]:,}, {state["images_seen"]:,} images seen |
 | seed | {settings.seed} |
 | weights | {"moving average" if settings.use_ema else "last step"} |
+| made with | {", ".join(f"{name} {version}" for name, version in state["versions"].items())} |
 {names}
 ```python
 from diffusers import DiffusionPipeline
 
 pipe = DiffusionPipeline.from_pretrained("PATH"{code})
-image = pipe({call}, num_inference_steps=25).images[0]
+image = pipe({", ".join(call)}).images[0]
 ```
 
 Licence: that of the imagery it was trained on; see the data's own terms before you share the model or its images.
@@ -87,10 +115,18 @@ Licence: that of the imagery it was trained on; see the data's own terms before 
     write_atomic(output / "README.md", lambda f: f.write(text.encode()))
 
 
+def _range(scale: Mapping[str, Any], bits: int) -> str:
+    """What the ends of an image's values stand for in a source, in words."""
+    pairs = [f"{lo:g} to {hi:g}" for lo, hi in scale["scale"]]
+    said = pairs[0] if len(set(pairs)) == 1 else ", ".join(pairs)
+    return f"{scale['name']}: {said}".removeprefix(": ") + f" as 0 to {2**bits - 1}"
+
+
 def write_grid(path: Path, images: np.ndarray) -> None:
-    """A PNG of images [N, H, W, C] uint8 side by side; of more than three bands the first three are shown."""
+    """A PNG of images [N, H, W, C] side by side, 8 bits of them, and the first three of more than three bands."""
     from PIL import Image
 
+    images = (images >> (8 * images.itemsize - 8)).astype(np.uint8)
     n, h, w, bands = images.shape
     shown = images[..., :3] if bands >= 3 else images[..., :1].repeat(3, axis=3)
     columns = int(np.ceil(np.sqrt(n)))
@@ -123,6 +159,14 @@ def write_curve(output: Path) -> None:
     path = output / "samples" / "loss.png"
     path.parent.mkdir(exist_ok=True)
     write_atomic(path, lambda f: figure.savefig(f, format="png", dpi=120))
+
+
+def trained_bits(folder: Path) -> int:
+    """Bits of the images that a model was trained on; 8 where its folder does not say it."""
+    try:
+        return json.loads((folder / "trainer_state.json").read_text("utf-8"))["bits"]
+    except (OSError, ValueError, KeyError):
+        return 8
 
 
 def read_index(folder: Path) -> dict[str, Any]:

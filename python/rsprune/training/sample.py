@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
 
 from rsprune.errors import ConfigError
-from rsprune.run import write_array, write_atomic
+from rsprune.files import write_array
 from rsprune.training import models, publish
 from rsprune.training.config import SampleConfig
+from rsprune.training.pictures import Writer
 from rsprune.training.pipeline import TilePipeline
 
 
@@ -26,28 +27,43 @@ def load_pipeline(folder: Path, *, device: str = "cpu") -> TilePipeline:
     if "FlowMatch" in (folder / "scheduler" / "scheduler_config.json").read_text("utf-8"):
         kind = FlowMatchEulerDiscreteScheduler
     scheduler = kind.from_pretrained(folder / "scheduler")
-    return make_pipeline(name, model.to(device).eval(), scheduler, **index)
+    vae = None
+    if (folder / "vae").is_dir():
+        vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True).to(device).eval()
+    return make_pipeline(name, model.to(device).eval(), scheduler, vae=vae, **index)
 
 
 def make_pipeline(
-    name: str, model: torch.nn.Module, scheduler: Any, *, labels: list[str], pixel_unshuffle: int
+    name: str,
+    model: torch.nn.Module,
+    scheduler: Any,
+    *,
+    labels: list[str],
+    pixel_unshuffle: int,
+    vae: AutoencoderKL | None = None,
 ) -> TilePipeline:
     """A pipeline for a network; a DDPM one takes DDIM steps, which are good in 25 instead of 1000."""
     if isinstance(scheduler, DDPMScheduler):
         scheduler = DDIMScheduler.from_config(scheduler.config, timestep_spacing="trailing")
-    pipe = TilePipeline(scheduler, **{name: model}, labels=labels, pixel_unshuffle=pixel_unshuffle)
+    parts = {name: model, "vae": vae}
+    pipe = TilePipeline(scheduler, **parts, labels=labels, pixel_unshuffle=pixel_unshuffle)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
 
 def draw(pipe: TilePipeline, settings: SampleConfig) -> Iterator[np.ndarray]:
-    """Batches [B, H, W, C] uint8 of images 0 to n. Raises `ConfigError` where there is no such scene."""
+    """Batches [B, H, W, C] of images 0 to n, uint8 or with 16 bits uint16 of the whole range.
+
+    Raises:
+        ConfigError: The model knows no such scene.
+    """
     labels = list(pipe.config.labels)
     if settings.scene is not None and settings.scene not in labels:
         known = f"it knows {', '.join(labels)}" if labels else "it was trained with --condition none"
         raise ConfigError(f"the model has no scene {settings.scene!r}: {known}")
     if settings.guidance != 1 and settings.scene is None:
         raise ConfigError("--guidance makes a condition stronger: give one with --scene")
+    dtype = np.dtype(np.uint16 if settings.bits == 16 else np.uint8)
     for first in range(0, settings.n, settings.batch_size):
         numbers = range(first, min(settings.n, first + settings.batch_size))
         images = pipe(
@@ -58,7 +74,7 @@ def draw(pipe: TilePipeline, settings: SampleConfig) -> Iterator[np.ndarray]:
             num_inference_steps=settings.steps,
             output_type="np",
         ).images
-        yield (images * 255).round().astype(np.uint8)
+        yield (images * np.iinfo(dtype).max).round().astype(dtype)
 
 
 def image_generator(seed: int, number: int) -> torch.Generator:
@@ -68,27 +84,22 @@ def image_generator(seed: int, number: int) -> torch.Generator:
 
 
 def write_samples(pipe: TilePipeline, settings: SampleConfig, out: Path) -> Path:
-    """Writes ``000000.png`` and on, or ``samples.npy``; returns the folder or the file.
+    """Writes ``000000.png`` (or ``.tif``) and on, or ``samples.npy``; returns the folder or the file.
 
     Raises:
-        ConfigError: PNG cannot hold the bands.
+        ConfigError: The format cannot hold the bands, or what writes it is not installed.
     """
-    bands = pipe.network.config.in_channels // pipe.config.pixel_unshuffle**2
-    if settings.format == "png" and bands not in (1, 3):
-        raise ConfigError(f"PNG holds 1 or 3 bands and the model draws {bands}: use --format npy")
+    writer = None if settings.format == "npy" else Writer(settings.format, pipe.bands, settings.bits or 8)
     batches = draw(pipe, settings)
-    if settings.format == "npy":
+    if writer is None:
         images = np.concatenate(list(batches))
         out.mkdir(parents=True, exist_ok=True)
         write_array(out / "samples.npy", images)
         return out / "samples.npy"
-    from PIL import Image
-
     number = 0
     for batch in batches:
         out.mkdir(parents=True, exist_ok=True)
         for image in batch:
-            picture = Image.fromarray(image[..., 0] if bands == 1 else image)
-            write_atomic(out / f"{number:06d}.png", lambda f, p=picture: p.save(f, format="PNG"))
+            writer.write(out / f"{number:06d}.{settings.format}", image)
             number += 1
     return out

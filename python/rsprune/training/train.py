@@ -4,33 +4,32 @@ from __future__ import annotations
 
 import contextlib
 import math
-import platform
 import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
-from importlib import metadata
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tomli_w
 import torch
 from accelerate import Accelerator
-from torch.nn.functional import mse_loss, pixel_unshuffle
+from torch.nn.functional import mse_loss
 
-from rsprune.errors import ConfigError, RspruneError
-from rsprune.run import Run, digest, write_atomic, write_json
-from rsprune.training import checkpoint, models, publish
-from rsprune.training.config import SampleConfig, TrainConfig, differences
+from rsprune.errors import RspruneError
+from rsprune.files import write_json
+from rsprune.layout import digest
+from rsprune.run import Run
+from rsprune.training import checkpoint, latents, models, publish, speed
+from rsprune.training.batches import AHEAD, Batches
+from rsprune.training.config import TrainConfig
 from rsprune.training.ema import Ema
+from rsprune.training.folder import STATE, check_folder, last_good, prepare_folder, resume, versions
 from rsprune.training.log import Log, check_tracker
 from rsprune.training.objective import learning_rate, make_objective
-from rsprune.training.pool import Pool, load
-from rsprune.training.sample import draw, make_pipeline
+from rsprune.training.sample import make_pipeline
 from rsprune.training.sampler import Sampler
+from rsprune.training.task import Generation, Task
 
-STATE = "trainer_state.json"
 SAY_EVERY = 10.0  # seconds
 
 
@@ -40,10 +39,17 @@ class DivergedError(RspruneError):
     exit_code = 1
 
 
+class OutOfMemory(RspruneError):
+    """The network, the batch or the images do not fit."""
+
+    exit_code = 1
+
+
 def train(
     settings: TrainConfig,
     output: Path,
     *,
+    task: Task | None = None,
     device: str = "auto",
     overwrite: bool = False,
     say: Callable[[str], None] = lambda _: None,
@@ -56,21 +62,31 @@ def train(
     Raises:
         ConfigError: The data, the settings or what lies in `output` cannot be used.
         DivergedError: The loss is not finite; the last good checkpoint is kept.
+        OutOfMemory: A step does not fit into memory.
     """
     check_tracker(settings.report_to)
+    task = task or Generation()
     tracker = settings.report_to if settings.report_to in ("tensorboard", "wandb") else None
     accelerator = Accelerator(cpu=device == "cpu", log_with=tracker, project_dir=str(output))
     main, world = accelerator.is_main_process, accelerator.num_processes
+    rank, place = accelerator.process_index, accelerator.device
     say = say if main else lambda _: None
     with contextlib.ExitStack() as stack, out_of_memory():
         if main:
             check_folder(output)
             stack.enter_context(Run(output).lock())
-        pool = load(settings, say=say)
-        resolution = settings.resolution or pool.pixels.shape[1]
+        pool = task.pool(settings, say)
+        resolution, bands = settings.resolution or pool.pixels.shape[1], pool.pixels.shape[3]
+        vae, seen, side = None, [pool.digest], resolution
+        if settings.vae:
+            latents.check(pool, settings, resolution)
+            vae = latents.load_vae(settings.vae, bands=bands, resolution=resolution)
+            seen.append(latents.fingerprint(vae))
+            side, bands = resolution // latents.factor(vae), vae.config.latent_channels
         model = models.build(
-            settings, bands=pool.pixels.shape[3], resolution=resolution, conditions=len(pool.names)
+            settings, bands=bands, resolution=side, conditions=len(pool.names), given=task.given_bands
         )
+        task.start(model)
         micro, forwards = settings.train_batch_size, settings.gradient_accumulation_steps
         per_step = micro * forwards * world
         state = {
@@ -79,17 +95,31 @@ def train(
             "max_train_steps": settings.max_train_steps,
             "images_per_step": per_step,
             "resolution": resolution,
+            "bits": 8 * pool.pixels.itemsize,
             "parameters": sum(p.numel() for p in model.parameters()),
-            "data": pool.digest,
+            "data": seen[0] if len(seen) == 1 else digest(*seen),
             "network": digest({k: v for k, v in model.config.items() if not k.startswith("_")}),
-            "settings": settings.identity(),
+            "settings": settings.identity() | task.identity(),
             "versions": versions(),
         }
         if main:
             prepare_folder(output, state, settings, overwrite=overwrite)
+        codes, drawn_from = None, pool
+        if vae is not None:
+            wish = (settings.seed, settings.random_flip, resolution)
+            name = f"latents-{digest(state['data'], *wish)[:16]}.npy"
+            with accelerator.main_process_first():
+                codes = latents.cached(
+                    output / name, lambda: latents.encode(pool, vae, settings, resolution, device=place)
+                )
+            drawn_from = replace(pool, pixels=codes[0])
         accelerator.wait_for_everyone()
 
-        model = model.to(accelerator.device)
+        # The network ---------------------------------------------------------------------------------------
+
+        model = model.to(place)
+        if place.type == "cpu":
+            speed.prepare_cpu(model)
         ema = Ema(model, decay=settings.ema_decay) if settings.use_ema else None
         # Norms and biases are not decayed (as in nanoGPT): they have one dimension.
         matrices = [p for p in model.parameters() if p.ndim > 1]
@@ -102,22 +132,36 @@ def train(
         start = resume(settings, output, state, model, ema, optimizer, say)
         accelerator.wait_for_everyone()  # the main process may delete checkpoints from here on
         ddp = accelerator.prepare_model(model)
+        network = torch.compile(ddp) if settings.compile else ddp
         objective = make_objective(settings)
+        bf16 = settings.mixed_precision == "bf16"
+        autocast = torch.autocast(place.type, torch.bfloat16, enabled=bf16)
+
+        # What it is fed ------------------------------------------------------------------------------------
+
         sampler = Sampler(
-            pool,
+            drawn_from,
             seed=settings.seed,
-            resolution=resolution,
+            resolution=side,
             center_crop=settings.center_crop,
             random_flip=settings.random_flip,
             condition_dropout=settings.condition_dropout,
         )
-        batches = Batches(sampler, pool, accelerator.device, settings)
-        autocast = torch.autocast(
-            accelerator.device.type, torch.bfloat16, enabled=settings.mixed_precision == "bf16"
+        ahead = 0 if place.type == "cpu" else AHEAD
+        batches = Batches(sampler, drawn_from, place, settings, latents=codes, ahead=ahead)
+        if not batches.is_resident:
+            say("the images do not fit on the device beside the network: they stay in the machine's memory")
+        positions = (
+            np.arange(micro) + (step - 1) * per_step + (forward * world + rank) * micro
+            for step in range(start + 1, settings.max_train_steps + 1)
+            for forward in range(forwards)
         )
+        feed = stack.enter_context(contextlib.closing(batches.feed(positions)))
         log = Log(output, settings.report_to, step=start, accelerator=accelerator) if main else None
         if log:
             stack.callback(log.close)
+
+        # What comes out ------------------------------------------------------------------------------------
 
         def save(step: int) -> None:
             tensors = {
@@ -130,27 +174,25 @@ def train(
             publish_model()
 
         def publish_model() -> None:
-            publish.write_model(
-                output, ema.model if ema else model, objective.scheduler, settings, pool.names
-            )
-            publish.write_card(output, settings, pool, state)
+            averaged = ema.model if ema else model
+            publish.write_model(output, averaged, objective.scheduler, settings, pool.names, vae=vae)
+            publish.write_card(output, model, settings, pool, state)
             write_json(output / STATE, state)
 
         def validate(step: int) -> None:
-            name = models.FOLDERS[settings.model]
-            network = ema.model if ema else model
-            network.eval()
+            averaged = ema.model if ema else model
+            averaged.eval()
             pipe = make_pipeline(
-                name,
-                network,
+                models.FOLDERS[settings.model],
+                averaged,
                 objective.scheduler,
                 labels=list(pool.names),
                 pixel_unshuffle=settings.pixel_unshuffle,
+                vae=vae,
             )
-            wish = SampleConfig(n=settings.validation_images, seed=settings.seed)
-            images = np.concatenate(list(draw(pipe, wish)))
-            publish.write_grid(output / "samples" / f"step-{step:06d}.png", images)
-            publish.write_curve(output)
+            metrics = task.validate(pipe, output, step, settings)
+            if log and metrics:
+                log.judge(step, **metrics)
             model.train()
 
         pending: list[tuple[float, torch.Tensor, torch.Tensor]] = []
@@ -172,24 +214,31 @@ def train(
             pending.clear()
             return values[-1][0]
 
+        # The steps -----------------------------------------------------------------------------------------
+
         if main and start == settings.max_train_steps:  # killed after the last checkpoint, before this
             publish_model()
         model.train()
-        began = said = time.monotonic()
+        meter = speed.Meter(per_step, speed.peak(place, bf16=bf16), processes=world)
+        said = 0.0
         for step in range(start + 1, settings.max_train_steps + 1):
             rate = learning_rate(step - 1, settings)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             # For dropout, if the network has any: everything else random is the sampler's.
-            torch.manual_seed((settings.seed + step * world + accelerator.process_index) % 2**63)
-            loss = torch.zeros((), device=accelerator.device)
+            torch.manual_seed((settings.seed + step * world + rank) % 2**63)
+            loss = torch.zeros((), device=place)
             for forward in range(forwards):
-                begin = (step - 1) * per_step + (forward * world + accelerator.process_index) * micro
-                inputs, timestep, target, label = batches.at(begin, micro, objective)
+                batch = next(feed)
+                inputs, time, target = objective.task(batch.image, batch.noise, batch.time, batch.normal_time)
+                given = task.given(batch)
+                inputs = inputs if given is None else torch.cat([inputs, given], dim=1)
+                if main and meter.flops is None:
+                    meter.flops = speed.step_flops(model, inputs, time, batch.label) / micro
                 last = forward == forwards - 1
                 with contextlib.nullcontext() if last else accelerator.no_sync(ddp):
                     with autocast:
-                        predicted = ddp(inputs, timestep=timestep, class_labels=label).sample
+                        predicted = network(inputs, timestep=time, class_labels=batch.label).sample
                     part = mse_loss(predicted.float(), target) / forwards
                     accelerator.backward(part)
                 loss += part.detach()
@@ -205,150 +254,19 @@ def train(
             draws = (step % settings.validation_steps == 0 or end) and settings.validation_images
             if step % settings.logging_steps == 0 or checkpoints or draws:
                 shown = look(step)
-                now = time.monotonic()
-                if now - said > SAY_EVERY or end:
-                    said, speed = now, (step - start) * per_step / (now - began)
-                    left = (settings.max_train_steps - step) * per_step / speed
-                    say(
-                        f"step {step:,} of {settings.max_train_steps:,}, loss {shown:.4f}, "
-                        f"{speed:.0f} images/s, about {left:.0f} s left"
-                    )
+                meter.stop(step)
+                if meter.now - said > SAY_EVERY or end:
+                    said, words = meter.now, meter.words(settings.max_train_steps - step)
+                    say(f"step {step:,} of {settings.max_train_steps:,}, loss {shown:.4f}{words}")
             state.update(step=step, images_seen=step * per_step)
             if main and checkpoints:
                 save(step)
             if main and draws:
                 validate(step)
+            if step == start + 1 or checkpoints or draws:
+                meter.begin(step)
         accelerator.wait_for_everyone()
         return state
-
-
-@dataclass
-class Batches:
-    """Tensors on the device, from a pool that lies there as well: it is 8-bit, and small beside a network."""
-
-    sampler: Sampler
-    pool: Pool
-    device: torch.device
-    settings: TrainConfig
-
-    def __post_init__(self) -> None:
-        self._pixels = torch.from_numpy(self.pool.pixels).to(self.device)
-        labels = self.pool.labels
-        self._labels = None if labels is None else np.where(labels < 0, len(self.pool.names), labels)
-
-    def at(
-        self, begin: int, count: int, objective: Any
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """Input, time, target and label of the network for the images at positions `begin` and on."""
-        drawn = self.sampler.batch(np.arange(begin, begin + count))
-        rows, ys, xs, noise, time, normal_time = (
-            torch.from_numpy(a).to(self.device, non_blocking=True)
-            for a in (drawn.rows, drawn.ys, drawn.xs, drawn.noise, drawn.time, drawn.normal_time)
-        )
-        pixels = self._pixels[rows[:, None, None], ys[:, :, None], xs[:, None, :]]  # [B, R, R, C]
-        image = pixels.permute(0, 3, 1, 2).float() / 127.5 - 1
-        k = self.settings.pixel_unshuffle
-        image, noise = pixel_unshuffle(image, k).contiguous(), pixel_unshuffle(noise, k)
-        return *objective.task(image, noise, time, normal_time), self._label(drawn.rows, drawn.unconditional)
-
-    def _label(self, rows: np.ndarray, unconditional: np.ndarray) -> torch.Tensor | None:
-        if self._labels is None:  # a transformer always wants one
-            zeros = torch.zeros(len(rows), dtype=torch.long, device=self.device)
-            return zeros if self.settings.model == "dit" else None
-        label = np.where(unconditional, len(self.pool.names), self._labels[rows])
-        return torch.from_numpy(label).to(self.device)
-
-
-# The folder -----------------------------------------------------------------------------------------------
-
-
-def check_folder(output: Path) -> None:
-    """Raises `ConfigError` where `output` holds what no training wrote; cheap, so before the data is read."""
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"{output} is a file, not a folder: choose another --output")
-    if (output / "manifest").is_dir():
-        raise ConfigError(f"{output} is a run folder: choose another folder for the model with --output")
-    if output.is_dir() and not (output / STATE).is_file() and {p.name for p in output.iterdir()} - {".lock"}:
-        raise ConfigError(f"{output} holds files that no training wrote: choose another --output")
-
-
-def prepare_folder(output: Path, state: dict[str, Any], settings: TrainConfig, *, overwrite: bool) -> None:
-    """Makes `output` the folder of this training. Raises `ConfigError` where it belongs to another."""
-    checkpoint.clean(output)
-    if overwrite and (output / STATE).is_file():
-        for folder in checkpoint.everything(output):
-            checkpoint.remove(folder)
-        (output / STATE).unlink()
-        (output / "log.jsonl").unlink(missing_ok=True)
-    if (output / STATE).is_file():
-        same = ("settings", "data", "network", "images_per_step")
-        old, new = Run(output).json(STATE), {name: state[name] for name in same}
-        if any(old[name] != new[name] for name in same):
-            what = differences(old["settings"], new["settings"]) or differences(
-                {name: old[name] for name in same}, new
-            )
-            raise ConfigError(
-                f"{output} holds another training ({what}): choose another --output, or --overwrite it"
-            )
-        if settings.resume_from_checkpoint == "none" and checkpoint.everything(output):
-            raise ConfigError(
-                f"{output} holds checkpoints of this training: continue with "
-                "--resume-from-checkpoint latest, or --overwrite them"
-            )
-    else:
-        write_json(output / STATE, state)
-    values = {name: value for name, value in asdict(settings).items() if value is not None}
-    write_atomic(output / "train.toml", lambda f: f.write(tomli_w.dumps({"train": values}).encode()))
-
-
-def resume(
-    settings: TrainConfig,
-    output: Path,
-    state: dict[str, Any],
-    model: torch.nn.Module,
-    ema: Ema | None,
-    optimizer: torch.optim.Optimizer,
-    say: Callable[[str], None],
-) -> int:
-    """Loads a checkpoint and returns its step; 0 where there is none."""
-    wish = settings.resume_from_checkpoint
-    if wish == "none":
-        return 0
-    folder = checkpoint.latest(output, say) if wish == "latest" else Path(wish)
-    if folder is None:
-        say(f"no checkpoint in {output}: starting at step 0")
-        return 0
-    tensors, saved = checkpoint.load(folder)
-    for name in ("settings", "data", "network", "images_per_step"):
-        if saved[name] != state[name]:
-            raise ConfigError(f"checkpoint {folder} is of another training: give one of this")
-    if saved["step"] > settings.max_train_steps:
-        raise ConfigError(
-            f"checkpoint {folder} is at step {saved['step']:,}, past --max-train-steps "
-            f"{settings.max_train_steps:,}: give more steps"
-        )
-    model.load_state_dict(tensors["model"])
-    if ema:
-        ema.model.load_state_dict(tensors["ema"])
-    checkpoint.load_optimizer(optimizer, model, tensors["optimizer"])
-    state.update(step=saved["step"], images_seen=saved["images_seen"])
-    say(f"continuing from {folder.name}: step {saved['step']:,} of {settings.max_train_steps:,}")
-    return saved["step"]
-
-
-def last_good(output: Path) -> str:
-    """Which checkpoint is left, in words."""
-    folders = checkpoint.everything(output)
-    return f"the last good checkpoint is {folders[0]}" if folders else "there was no checkpoint yet"
-
-
-def versions() -> dict[str, str]:
-    """Of what decides the numbers."""
-    found = {"python": platform.python_version()}
-    for name in ("rsprune", "torch", "diffusers", "accelerate", "numpy"):
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
 
 
 @contextlib.contextmanager
@@ -364,12 +282,6 @@ def out_of_memory() -> Iterator[None]:
             "out of memory: lower --train-batch-size and raise --gradient-accumulation-steps by as much; "
             "the images per step, and so the run, stay the same"
         ) from e
-
-
-class OutOfMemory(RspruneError):
-    """The network, the batch or the images do not fit."""
-
-    exit_code = 1
 
 
 if __name__ == "__main__":

@@ -1,0 +1,73 @@
+"""The verb ``experiment``."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rsprune.cli import app, in_words
+from rsprune.errors import ConfigError
+from rsprune.terminal import Terminal
+
+NEEDED = ("torch", "diffusers", "accelerate")
+
+
+@app.command()
+def experiment(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="TOML file.", show_default=False)],
+    *,
+    out: Annotated[
+        Path, typer.Option("-o", "--out", help="Folder to make, or to continue in.", show_default=False)
+    ],
+    arms: Annotated[str | None, typer.Option(help="Only these, with commas between.")] = None,
+    seeds: Annotated[str | None, typer.Option(help="Only these, with commas between.")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Runs at once, in place of the file's.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu or cuda, in place of the file's.")] = None,
+    minutes: Annotated[float | None, typer.Option(min=0, help="Stop after this time; go on later.")] = None,
+    only_collect: Annotated[bool, typer.Option("--collect", help="Only write the results so far.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No notices.")] = False,
+    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Train the same model on several selections, and compare; continues where it stopped."""
+    from dataclasses import replace
+
+    with in_words(verbose=verbose):
+        missing = [name for name in NEEDED if find_spec(name) is None]
+        if missing:
+            raise ConfigError(f"experiment needs {', '.join(missing)}: run pip install 'rsprune[train]'")
+        from rsprune.experiment.config import load
+        from rsprune.experiment.results import collect
+        from rsprune.experiment.runner import experiment as run_experiment
+
+        settings = load(config)
+        settings = replace(settings, workers=workers or settings.workers, device=device or settings.device)
+        terminal = Terminal(quiet=quiet or as_json, as_json=as_json)
+        if only_collect:
+            facts = collect(settings, out)
+            facts = {"done": facts["done"], "planned": facts["planned"], "report": str(out / "index.html")}
+        else:
+            facts = run_experiment(
+                settings,
+                out,
+                labels=_listed(arms),
+                seeds=_seeds(seeds),
+                minutes=minutes,
+                say=terminal.say,
+            )
+        said = f"{facts['done']} of {facts['planned']} runs are done: {facts['report']}"
+        terminal.result(facts, said)
+
+
+def _listed(text: str | None) -> list[str]:
+    return [part.strip() for part in text.split(",")] if text else []
+
+
+def _seeds(text: str | None) -> list[int]:
+    try:
+        return [int(part) for part in _listed(text)]
+    except ValueError:
+        raise ConfigError(f"--seeds is {text!r}: give whole numbers with commas between") from None

@@ -1,0 +1,177 @@
+"""Settings of an experiment: one TOML file says all that decides its numbers."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import asdict, field
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic.dataclasses import dataclass
+
+from rsprune import config as run_config
+from rsprune.config import STRICT, _sentence, load_values
+from rsprune.errors import ConfigError
+from rsprune.evaluation.config import TIMES
+from rsprune.training.config import TrainConfig
+from rsprune.training.config import checked as checked_training
+
+REGIONS = ("pool", "reference", "metric", "tuning")
+
+
+@dataclass(frozen=True, config=STRICT)
+class SceneConfig:
+    """A picture that tiles are cut from: `bluemarble`, `sentinel2`, or the path of an 8-bit RGB file."""
+
+    path: str
+    stride: int = Field(ge=1)  # pixels between tiles of the pool; the others lie twice as far apart
+    block: int = Field(ge=16)  # side (pixels) of the squares that belong to one region
+
+    @property
+    def name(self) -> str:
+        return Path(self.path).stem
+
+
+@dataclass(frozen=True, config=STRICT)
+class FaultConfig:
+    """Faults of the dirty pool, each as a share of the natural pool's images; all 0 is the natural pool."""
+
+    near_duplicates: float = Field(0.0, ge=0)  # copies are added, `copies` of each chosen image
+    copies: int = Field(4, ge=1)
+    nodata: float = Field(0.0, ge=0, le=1)  # black border over 30 to 90 % of the image
+    noise: float = Field(0.0, ge=0, le=1)  # of the sensor, sigma 15 to 60 of 255
+    jpeg: float = Field(0.0, ge=0, le=1)  # blocks, quality 5 to 15
+    imbalance: float = Field(0.0, ge=0, lt=1)  # taken away from all scenes but the most common one
+
+    @property
+    def any(self) -> bool:
+        return any(v for k, v in asdict(self).items() if k != "copies")
+
+
+@dataclass(frozen=True, config=STRICT)
+class DataConfig:
+    scenes: tuple[SceneConfig, ...] = Field(min_length=1)
+    tile: int = Field(32, ge=8)  # pixels
+    margin: int = Field(16, ge=0)  # pixels of a block's rim without tiles, so neighbours lie twice that apart
+    # In the order of `REGIONS`.
+    shares: tuple[float, float, float, float] = (0.6, 0.2, 0.1, 0.1)
+    faults: FaultConfig = field(default_factory=FaultConfig)
+    seed: int = Field(0, ge=0)
+
+
+@dataclass(frozen=True, config=STRICT)
+class ReferenceConfig:
+    """The held-out sets; see `references`."""
+
+    region: Literal["reference", "tuning"] = "reference"
+    n: int = Field(1024, ge=8)  # images of each reference, or what there is
+    clusters: int = Field(16, ge=2)  # of colour and texture, that the balanced reference has alike
+    seed: int = Field(0, ge=0)
+
+
+@dataclass(frozen=True, config=STRICT)
+class MeasureConfig:
+    checkpoints: tuple[int, ...] = Field(min_length=1)
+    loss_images: int = Field(512, ge=1)  # of each reference
+    times: tuple[float, ...] = TIMES
+    mixed_precision: Literal["no", "bf16"] = "no"
+    seed: int = Field(0, ge=0)
+    samples: int = Field(0, ge=0)  # drawn from the last checkpoint, for distances; 0 draws the grid only
+    sample_steps: int = Field(25, ge=1)
+    grid: int = Field(64, ge=1)  # of the samples that are shown
+    extractors: tuple[str, ...] = ("alexnet",)
+    weights: str | None = None  # archive of the extractors' weights, where the cache lacks them
+
+
+@dataclass(frozen=True, config=STRICT)
+class ArmConfig:
+    """What one arm trains on.
+
+    Attributes:
+        strategy: As in ``--strategy``; `full` is everything, `reweighted` everything drawn with the weights
+            that give the parts of the pool the shares that `rsprune` gives them.
+        keep: Share of the pool; of no meaning for `full`; for `reweighted`, that of the `rsprune` it follows.
+        select: Further settings of the selection by section, as in a run's ``config.toml``.
+    """
+
+    strategy: str
+    name: str = ""
+    keep: float = Field(0.15, gt=0, le=1)
+    select: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        if self.name:
+            return self.name
+        whole = self.strategy in ("full", "reweighted")
+        return self.strategy if whole else f"{self.strategy} {100 * self.keep:g} %"
+
+    @property
+    def slug(self) -> str:
+        return re.sub(r"[^a-z0-9.]+", "-", self.label.lower().replace("%", "")).strip("-")
+
+
+@dataclass(frozen=True, config=STRICT)
+class ExperimentConfig:
+    name: str
+    data: DataConfig
+    measure: MeasureConfig
+    arms: tuple[ArmConfig, ...] = Field(min_length=1)
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    training: dict[str, Any] = field(default_factory=dict)  # settings of `rsprune train`
+    network: dict[str, Any] = field(default_factory=dict)  # arguments of the diffusers model
+    selection: dict[str, dict[str, Any]] = field(default_factory=dict)  # of all arms, by section
+    seeds: tuple[int, ...] = (0, 1, 2)
+    # Two comparisons that were named before anything was run; p-values are corrected for these.
+    primary: tuple[str, ...] = ()  # labels: the first is compared with each of the others
+    title: str = ""
+    workers: int = Field(1, ge=1)  # processes, each with one thread
+    device: str = "cpu"
+
+    @model_validator(mode="after")
+    def _check(self):
+        labels = [arm.label for arm in self.arms]
+        twice = [label for label in labels if labels.count(label) > 1]
+        if twice:
+            raise ValueError(f"two arms are called {twice[0]!r}: give one of them a name")
+        unknown = [label for label in self.primary if label not in labels]
+        if unknown:
+            raise ValueError(
+                f"primary names {unknown[0]!r}, which is no arm: give one of {', '.join(labels)}"
+            )
+        if list(self.measure.checkpoints) != sorted(set(self.measure.checkpoints)):
+            raise ValueError("measure.checkpoints must rise")
+        for name in ("data", "kept", "seed", "sample_weights", "max_train_steps", "model_config"):
+            if name in self.training:
+                raise ValueError(f"training.{name} is set by the experiment itself: leave it out")
+        return self
+
+    @property
+    def steps(self) -> int:
+        return self.measure.checkpoints[-1]
+
+    def arm(self, label: str) -> ArmConfig:
+        return next(arm for arm in self.arms if arm.label == label)
+
+    def identity(self) -> dict[str, Any]:
+        """All that the numbers of a run depend on; arms and seeds may be added to an experiment later."""
+        free = ("arms", "seeds", "workers", "device", "primary", "title")
+        return {name: value for name, value in asdict(self).items() if name not in free}
+
+
+def load(path: Path) -> ExperimentConfig:
+    """The experiment that a TOML file describes; paths in it are relative to it. Raises `ConfigError`."""
+    values = load_values(path)
+    values.setdefault("name", path.stem)
+    try:
+        found = TypeAdapter(ExperimentConfig).validate_python(values)
+    except ValidationError as e:
+        raise ConfigError(f"{path}: " + "; ".join(_sentence(error) for error in e.errors())) from None
+    # Wrong names in the sections that others own must not show after hours.
+    checked_training(TrainConfig, {**found.training, "data": "."})
+    for sections in (found.selection, *(arm.select for arm in found.arms)):
+        others = {name: section for name, section in sections.items() if name != "source"}
+        source = {"path": ".", **sections.get("source", {})}
+        run_config.settings({**others, "scan": {**others.get("scan", {}), "sources": [source]}})
+    return found

@@ -1,0 +1,228 @@
+"""Runs an experiment: selections, then a process per arm and seed, and the results so far after each of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rsprune.errors import ConfigError, RspruneError
+from rsprune.evaluation.provenance import code
+from rsprune.experiment import arms, distances
+from rsprune.experiment.config import ArmConfig, ExperimentConfig
+from rsprune.experiment.prepare import Prepared, prepare
+from rsprune.experiment.results import collect
+from rsprune.experiment.work import training_settings
+from rsprune.run import Run, digest, write_json
+
+Say = Callable[[str], None]
+
+
+class RunFailed(RspruneError):
+    """A training or its measurement ended with an error."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Planned:
+    """One run: an arm with a seed, and the folder of its own."""
+
+    arm: ArmConfig
+    seed: int
+    folder: Path
+
+    @property
+    def done(self) -> bool:
+        return (self.folder / "result.json").is_file()
+
+
+def experiment(
+    settings: ExperimentConfig,
+    out: Path,
+    *,
+    labels: Sequence[str] = (),
+    seeds: Sequence[int] = (),
+    minutes: float | None = None,
+    say: Say = lambda _: None,
+) -> dict[str, Any]:
+    """Runs what is missing of an experiment, and writes its results into `out`.
+
+    Args:
+        settings: Of the experiment.
+        out: Folder to make, or to go on in.
+        labels: Arms to run; all if not given.
+        seeds: To run; all of the settings if not given.
+        minutes: After which to stop. What is being trained is stopped too, and goes on from its last
+            checkpoint when the experiment is run again.
+        say: Takes notices.
+
+    Returns:
+        How many runs are done, of how many, and where the results are.
+
+    Raises:
+        ConfigError: The folder holds another experiment, or there is no such arm.
+        RunFailed: A run ended with an error; the others go on first.
+    """
+    deadline = None if minutes is None else time.monotonic() + 60 * minutes
+    unknown = [label for label in labels if label not in {arm.label for arm in settings.arms}]
+    if unknown:
+        known = ", ".join(arm.label for arm in settings.arms)
+        raise ConfigError(f"there is no arm {unknown[0]!r}: give one of {known}")
+    out.mkdir(parents=True, exist_ok=True)
+    with Run(out).lock():
+        _adopt(settings, out)
+        data = prepare(settings, out, say=say)
+        if settings.measure.samples:
+            for name in settings.measure.extractors:
+                say(f"features of real tiles by {name}, for distances")
+                distances.write_real_features(
+                    data, name, weights=settings.measure.weights, device=settings.device
+                )
+        chosen = [arm for arm in settings.arms if not labels or arm.label in labels]
+        # Seed by seed, so that unfinished results compare all arms already.
+        plan = [
+            Planned(arm, seed, out / "runs" / f"{arm.slug}-{seed}")
+            for seed in seeds or settings.seeds
+            for arm in chosen
+        ]
+        prepared = _requests(settings, data, out, plan, say)
+        _floors(settings, data, out, plan, prepared)
+        _execute(settings, out, plan, prepared, deadline, say)
+        found = collect(settings, out)
+    return {
+        "done": found["done"],
+        "planned": found["planned"],
+        "out": str(out),
+        "report": str(out / "index.html"),
+    }
+
+
+def _adopt(settings: ExperimentConfig, out: Path) -> None:
+    """Raises `ConfigError` where `out` holds an experiment with other settings."""
+    path, mine = out / "experiment.json", digest(settings.identity())
+    if path.is_file() and json.loads(path.read_text("utf-8"))["identity"] != mine:
+        raise ConfigError(
+            f"{out} holds an experiment with other data, training or measurements: choose another folder with -o"
+        )
+    write_json(path, {"identity": mine, "settings": asdict(settings), **code()})
+
+
+def _requests(
+    settings: ExperimentConfig, data: Prepared, out: Path, plan: Sequence[Planned], say: Say
+) -> dict[Path, arms.Training]:
+    """Selects for every run, and writes down what its process is to do."""
+    found = {}
+    for run in plan:
+        say(f"selecting: {run.arm.label}, seed {run.seed}")
+        training = arms.select(settings, data, out, run.arm, run.seed, say=lambda _: None)
+        found[run.folder] = training
+        run.folder.mkdir(parents=True, exist_ok=True)
+        values = training_settings(settings, run.seed, run.folder) | training.settings()
+        request = {
+            "folder": str(run.folder.absolute()), "data": str(data.path.absolute()),
+            "training": {k: _absolute(k, v) for k, v in values.items()}, "measure": asdict(settings.measure),
+            "device": settings.device, "kept": str(training.kept.absolute()) if training.kept else None,
+        }  # fmt: skip
+        write_json(run.folder / "request.json", request)
+        write_json(run.folder / "arm.json", {"arm": run.arm.label, "seed": run.seed, **training.facts})
+    return found
+
+
+def _absolute(name: str, value: Any) -> Any:
+    is_path = name in ("data", "model_config") or (name in ("kept", "sample_weights") and value != "all")
+    return str(Path(value).absolute()) if is_path else value
+
+
+def _floors(
+    settings: ExperimentConfig,
+    data: Prepared,
+    out: Path,
+    plan: Sequence[Planned],
+    found: dict[Path, arms.Training],
+) -> None:
+    """What real images get, of the first seed's selections; before any run, so nothing can depend on them."""
+    path = out / "floors.json"
+    if not settings.measure.samples or path.is_file():
+        return
+    kept = {run.arm.label: found[run.folder].kept for run in plan if run.seed == plan[0].seed}
+    kept.pop("reweighted", None)  # the same images as the full arm's
+    rows = distances.floors(data, kept, settings.measure, device=settings.device)
+    write_json(path, rows)
+
+
+def _execute(
+    settings: ExperimentConfig,
+    out: Path,
+    plan: Sequence[Planned],
+    prepared: dict[Path, arms.Training],
+    deadline: float | None,
+    say: Say,
+) -> None:
+    """Runs what is not done yet, `settings.workers` at once. Raises `RunFailed`."""
+    waiting = [run for run in plan if not run.done]
+    if waiting and deadline is not None and time.monotonic() >= deadline:
+        say("time is up before a run could begin: go on with the same command")
+        return
+    children: set[subprocess.Popen] = set()
+    stop, failed = threading.Event(), []
+    with ThreadPoolExecutor(settings.workers) as executor:
+        try:
+            pending: dict[Future, Planned] = {
+                executor.submit(_child, run, settings, children, stop): run for run in waiting
+            }
+            while pending:
+                left = None if deadline is None else max(0.0, deadline - time.monotonic())
+                done, _ = wait(pending, timeout=left, return_when=FIRST_COMPLETED)
+                if not done:
+                    say("time is up: what is being trained goes on from its last checkpoint next time")
+                    break
+                for future in done:
+                    run = pending.pop(future)
+                    if future.result() == 0:
+                        say(f"done: {run.arm.label}, seed {run.seed}")
+                        collect(settings, out)
+                    else:
+                        failed.append(run)
+                        say(f"failed: {run.arm.label}, seed {run.seed}; see {run.folder / 'work.log'}")
+        finally:
+            stop.set()
+            for child in list(children):
+                child.terminate()
+            executor.shutdown(cancel_futures=True)
+    if failed:
+        names = ", ".join(f"{run.arm.label} with seed {run.seed}" for run in failed)
+        raise RunFailed(
+            f"{len(failed)} of {len(plan)} runs failed ({names}): see {failed[0].folder / 'work.log'}, then run "
+            "the same command again"
+        )
+
+
+def _child(
+    run: Planned, settings: ExperimentConfig, children: set[subprocess.Popen], stop: threading.Event
+) -> int:
+    """Exit code of the process that does a run. It ends when this process does, which holds its input."""
+    if stop.is_set():
+        return -1
+    environment = dict(os.environ)
+    if settings.device == "cpu":  # several processes of one thread are faster than the reverse
+        environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "rsprune.experiment.work", str(run.folder / "request.json")]
+    with (run.folder / "work.log").open("ab") as log:
+        child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment)
+        children.add(child)
+        if stop.is_set():  # since this function began, so nobody else will end it
+            child.terminate()
+        try:
+            return child.wait()
+        finally:
+            children.discard(child)
+            child.stdin.close()

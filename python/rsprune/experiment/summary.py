@@ -1,0 +1,178 @@
+"""What the rows of an experiment amount to: curves, comparisons, convergence; plain facts for text and pictures."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from rsprune.evaluation.evaluate import NAMES
+from rsprune.experiment.config import ExperimentConfig
+from rsprune.experiment.references import KINDS
+from rsprune.experiment.statistics import holm, interval, paired, steps_to_reach
+
+Row = dict[str, Any]
+Curves = dict[str, dict[int, dict[int, float]]]  # arm -> seed -> step -> loss
+PRIMARY = "balanced"  # the reference of the primary comparisons
+DISTANCES = ("KD", "FD", "FD-infinity", "precision", "recall", "density", "coverage")
+MEMORY = ("memorisation: ratio", "memorisation: close", "memorisation: nearer")
+
+
+def summarise(
+    settings: ExperimentConfig, rows: Sequence[Row], arms: list[dict[str, Any]], data: dict[str, Any]
+) -> dict[str, Any]:
+    """Facts for text and pictures, JSON-able.
+
+    Args:
+        settings: Of the experiment.
+        rows: As `results.read` gives them.
+        arms: What every arm was given.
+        data: Numbers of tiles.
+    """
+    curves = {kind: losses(rows, kind) for kind in KINDS}
+    steps = settings.measure.checkpoints
+    labels = [arm["label"] for arm in arms]
+    return {
+        "name": settings.name,
+        "title": settings.title or settings.name,
+        "done": sum(len(arm["seeds"]) for arm in arms),
+        "planned": len(settings.arms) * len(settings.seeds),
+        "seeds": list(settings.seeds),
+        "steps": list(steps),
+        "arms": arms,
+        "data": data,
+        "settings": asdict(settings),
+        "revisions": sorted({row["revision"] or "not known" for row in rows if "revision" in row}),
+        "n_loss": {kind: max((r["n_real"] for r in _of(rows, kind, "loss")), default=0) for kind in KINDS},
+        "curves": curves,
+        "table": {
+            kind: [_line(label, curves[kind].get(label, {}), steps) for label in labels] for kind in KINDS
+        },
+        "times": {kind: _times(rows, kind, labels, steps[-1]) for kind in KINDS},
+        "clusters": _clusters(rows, labels, steps[-1]),
+        "comparisons": {kind: comparisons(settings, curves[kind], steps[-1], kind) for kind in KINDS},
+        "convergence": {kind: convergence(curves[kind], steps[-1]) for kind in KINDS},
+        "distances": _distances(rows, labels),
+    }
+
+
+def losses(rows: Sequence[Row], kind: str) -> Curves:
+    """Mean held-out loss by arm, seed and step."""
+    found: Curves = defaultdict(lambda: defaultdict(dict))
+    for row in _of(rows, kind, "loss"):
+        if row.get("time") is None:
+            found[row["arm"]][row["seed"]][row["step"]] = row["value"]
+    return {arm: dict(seeds) for arm, seeds in found.items()}
+
+
+def comparisons(settings: ExperimentConfig, curves: Curves, step: int, kind: str) -> list[dict[str, Any]]:
+    """The first primary arm, or `rsprune`, against every other one at a step.
+
+    p-values of the comparisons that were named before are corrected for their number; the others are not
+    corrected and say so.
+    """
+    first = settings.primary[0] if settings.primary else None
+    if first is None or first not in curves:
+        return []
+    at = {arm: {s: c[step] for s, c in seeds.items() if step in c} for arm, seeds in curves.items()}
+    named = settings.primary[1:] if kind == PRIMARY else ()
+    found = []
+    for label in (arm.label for arm in settings.arms if arm.label != first):
+        result = paired(at[first], at.get(label, {}))
+        if result is not None:
+            base = np.mean([at[label][s] for s in set(at[first]) & set(at[label])])
+            about = {"first": first, "second": label, "relative": float(result.difference / base)}
+            found.append({**about, **asdict(result), "primary": label in named})
+    corrected = holm([c["p"] for c in found if c["primary"]])
+    for comparison in found:
+        comparison["p_holm"] = corrected.pop(0) if comparison["primary"] else None
+    return found
+
+
+def convergence(curves: Curves, last: int) -> list[dict[str, Any]]:
+    """Steps that each arm needs to reach the full arm's last loss, by seed; None where it does not."""
+    found = []
+    for arm, seeds in curves.items():
+        if arm == "full":
+            continue
+        steps = {
+            seed: steps_to_reach(curve, curves["full"][seed][last])
+            for seed, curve in seeds.items()
+            if last in curves.get("full", {}).get(seed, {})
+        }
+        speed = [last / s for s in steps.values() if s]
+        mean = float(np.mean(speed)) if speed and len(speed) == len(steps) else None
+        found.append({"arm": arm, "steps": steps, "speed_up": mean})
+    return found
+
+
+def _of(rows: Sequence[Row], kind: str, metric: str) -> list[Row]:
+    return [row for row in rows if row.get("reference") == kind and row["metric"] == metric]
+
+
+def _line(label: str, seeds: dict[int, dict[int, float]], steps: Sequence[int]) -> dict[str, Any]:
+    cells = []
+    for step in steps:
+        values = {seed: curve[step] for seed, curve in sorted(seeds.items()) if step in curve}
+        mean, half = interval(list(values.values())) if values else (None, None)
+        cells.append({"step": step, "values": values, "mean": mean, "half": half})
+    return {"arm": label, "cells": cells}
+
+
+def _times(rows: Sequence[Row], kind: str, labels: list[str], step: int) -> list[dict[str, Any]]:
+    """Mean over seeds at each time, at the last step."""
+    by: dict[tuple[str, float], list[float]] = defaultdict(list)
+    for row in _of(rows, kind, "loss"):
+        if row.get("time") is not None and row["step"] == step:
+            by[row["arm"], row["time"]].append(row["value"])
+    times = sorted({time for _, time in by})
+    return [
+        {"arm": label, "values": {t: float(np.mean(by[label, t])) for t in times}}
+        for label in labels
+        if (label, times[0] if times else None) in by
+    ]
+
+
+def _clusters(rows: Sequence[Row], labels: list[str], step: int) -> dict[str, Any]:
+    """Mean loss over seeds in each cluster of the held-out tiles, at the last step."""
+    by: dict[tuple[str, str], list[float]] = defaultdict(list)
+    sizes: dict[str, int] = {}
+    for row in rows:
+        if str(row.get("reference")).startswith("cluster") and row["step"] == step:
+            by[row["arm"], row["reference"]].append(row["value"])
+            sizes[row["reference"]] = row["n_real"]
+    names = sorted(sizes, key=lambda name: int(name.split()[1]))
+    lines = [
+        {"arm": label, "values": [float(np.mean(by[label, name])) for name in names]}
+        for label in labels
+        if names and (label, names[0]) in by
+    ]
+    return {"names": names, "sizes": [sizes[name] for name in names], "lines": lines}
+
+
+def _distances(rows: Sequence[Row], labels: list[str]) -> list[dict[str, Any]]:
+    """By extractor and reference: every metric of samples, then of real images, with its mean over seeds."""
+    groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
+    for row in rows:
+        if row.get("extractor"):
+            groups[row["extractor"], row["reference"]].append(row)
+    found = []
+    for (extractor, reference), members in groups.items():
+        name = NAMES.get(extractor, extractor)
+        cells: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
+        for row in members:
+            cells[row["arm"], row["metric"]][row.get("seed", 0)] = row["value"]
+        arms = {arm: None for arm, _ in cells}
+        shown = [m for m in (*DISTANCES, *MEMORY) if any((arm, m) in cells for arm in arms)]
+        lines = []
+        for arm in [*(label for label in labels if label in arms), *(a for a in arms if a not in labels)]:
+            values = [cells.get((arm, m)) for m in shown]
+            means = [interval(list(v.values())) if v else (None, None) for v in values]
+            lines.append({"arm": arm, "means": [m for m, _ in means], "halves": [h for _, h in means]})
+        heads = [f"{m}-{name}" if m in DISTANCES[:3] else m for m in shown]
+        about = {key: members[0].get(key) for key in ("extractor_hash", "resize", "n_generated", "n_real")}
+        found.append({"extractor": name, "reference": reference, "heads": heads, "lines": lines, **about})
+    return found

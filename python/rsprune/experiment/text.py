@@ -1,0 +1,162 @@
+"""The results in words: ``results.md``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from rsprune.experiment.references import KINDS
+
+
+def write(facts: dict[str, Any]) -> str:
+    """Markdown with every number of the facts that a reader may want to check."""
+    parts = [f"# {facts['title']}", "", *_head(facts), "", "## Arms", "", *_arms(facts)]
+    for kind in KINDS:
+        n = facts["n_loss"][kind]
+        parts += [
+            "", f"## Held-out loss, {kind} reference ({n} images)", "",
+            "Mean over five times, over seeds, ± half of the 95 % t-interval. Lower is better.", "",
+            *_losses(facts, kind), "", f"### Against {_first(facts)}, {facts['steps'][-1]:,} steps", "",
+            *_comparisons(facts["comparisons"][kind]), "", "### Steps to the full arm's last loss", "",
+            *_convergence(facts["convergence"][kind], facts["steps"][-1]), "", "### By share of noise", "",
+            *_times(facts["times"][kind]),
+        ]  # fmt: skip
+    parts += ["", "## Every seed, last step", "", *_seeds(facts)]
+    if facts["clusters"]["lines"]:
+        parts += ["", "## Loss by kind of ground", "", *_clusters(facts["clusters"])]
+    for group in facts["distances"]:
+        title = f"## Samples against real images: {group['extractor']}, {group['reference']} reference"
+        parts += ["", title, "", *_distances(group)]
+    return "\n".join(parts) + "\n"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Lines of a Markdown table."""
+    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
+    return [*lines, *("| " + " | ".join(row) + " |" for row in rows)]
+
+
+def spread(mean: float | None, half: float | None, digits: int = 4) -> str:
+    """A mean with its interval; nothing where there is no run yet."""
+    if mean is None:
+        return ""
+    return (
+        f"{mean:.{digits}f}" if half is None or math.isnan(half) else f"{mean:.{digits}f} ± {half:.{digits}f}"
+    )
+
+
+def p_value(comparison: dict[str, Any]) -> str:
+    """In words: corrected, uncorrected, or not there."""
+    p = comparison["p_holm"] if comparison["primary"] else comparison["p"]
+    if p is None or math.isnan(p):
+        return "–"
+    number = "< 0.001" if p < 0.001 else f"{p:.3f}"
+    return f"{number} (Holm)" if comparison["primary"] else number
+
+
+def _head(facts: dict[str, Any]) -> list[str]:
+    data, measure = facts["data"], facts["settings"]["measure"]
+    tiles = ", ".join(f"{n:,} of {name}" for name, n in data["by_scene"].items())
+    unfinished = "" if facts["done"] == facts["planned"] else " **The experiment is not finished.**"
+    return [
+        f"{facts['done']} of {facts['planned']} runs are done.{unfinished}",
+        "",
+        f"Pool: {data['pool']:,} tiles of {facts['settings']['data']['tile']} pixels ({tiles}). Seeds {_list(facts['seeds'])}. "
+        f"Losses at shares of noise {_list(measure['times'])}, noise of seed {measure['seed']}, the same for all. "
+        f"Code: {_list(facts['revisions']) or 'no run yet'}.",
+    ]
+
+
+def _list(values: Sequence[Any]) -> str:
+    return ", ".join(str(v) for v in values)
+
+
+def _first(facts: dict[str, Any]) -> str:
+    return facts["settings"]["primary"][0] if facts["settings"]["primary"] else "no arm"
+
+
+def _arms(facts: dict[str, Any]) -> list[str]:
+    rows = []
+    for arm in facts["arms"]:
+        effective = f" ({arm['effective_images']:,.0f} effective)" if "effective_images" in arm else ""
+        faults = ", ".join(f"{n:,} {name}" for name, n in arm.get("faults", {}).items())
+        rows.append(
+            [arm["label"], f"{arm.get('images', 0):,}{effective}", _list(arm["seeds"]) or "–", faults or "–"]
+        )
+    return table(["arm", "images", "seeds done", "faulty among them"], rows)
+
+
+def _losses(facts: dict[str, Any], kind: str) -> list[str]:
+    head = ["arm", *(f"{step:,} steps" for step in facts["steps"])]
+    lines = facts["table"][kind]
+    return table(head, [[row["arm"], *(spread(c["mean"], c["half"]) for c in row["cells"])] for row in lines])
+
+
+def _comparisons(comparisons: list[dict[str, Any]]) -> list[str]:
+    if not comparisons:
+        return ["No pair of runs is done."]
+    rows = [
+        [
+            f"{c['first']} − {c['second']}",
+            f"{c['difference']:+.4f}",
+            f"{100 * c['relative']:+.1f} %",
+            "–" if math.isnan(c["low"]) else f"{c['low']:+.4f} … {c['high']:+.4f}",
+            p_value(c),
+            str(c["seeds"]),
+        ]
+        for c in comparisons
+    ]
+    head = ["difference", "mean", "relative", "95 % interval", "p", "seeds"]
+    return [*table(head, rows), "", "Below 0 the first is better. p is of a paired t-test over seeds; where Holm is not named, it is not corrected."]  # fmt: skip
+
+
+def _convergence(lines: list[dict[str, Any]], last: int) -> list[str]:
+    rows = []
+    for line in lines:
+        steps = [f"{s:,.0f}" if s else f"more than {last:,}" for s in line["steps"].values()]
+        speed = "–" if line["speed_up"] is None else f"{line['speed_up']:.2f} ×"
+        rows.append([line["arm"], _list(steps) or "–", speed])
+    return table(["arm", "steps, by seed", "speed-up"], rows) if rows else ["No pair of runs is done."]
+
+
+def _times(lines: list[dict[str, Any]]) -> list[str]:
+    if not lines:
+        return ["No run is done."]
+    head = ["arm", *(f"{t:g}" for t in lines[0]["values"])]
+    return table(head, [[line["arm"], *(f"{v:.4f}" for v in line["values"].values())] for line in lines])
+
+
+def _seeds(facts: dict[str, Any]) -> list[str]:
+    seeds = facts["seeds"]
+    rows = []
+    for i, arm in enumerate(facts["arms"]):
+        cells = [facts["table"][kind][i]["cells"][-1]["values"] for kind in KINDS]
+        rows.append([arm["label"], *(f"{c[s]:.4f}" if s in c else "" for c in cells for s in seeds)])
+    return table(["arm", *(f"{kind}, seed {s}" for kind in KINDS for s in seeds)], rows)
+
+
+def _clusters(clusters: dict[str, Any]) -> list[str]:
+    head = [
+        "arm",
+        *(f"{name.split()[1]} ({n})" for name, n in zip(clusters["names"], clusters["sizes"], strict=True)),
+    ]
+    rows = [[line["arm"], *(f"{v:.3f}" for v in line["values"])] for line in clusters["lines"]]
+    note = "Clusters of colour and texture among the held-out tiles, with the number of tiles; mean over seeds, last step."
+    return [note, "", *table(head, rows)]
+
+
+def _distances(group: dict[str, Any]) -> list[str]:
+    rows = [
+        [line["arm"], *("" if v is None else f"{v:.4g}" for v in line["means"])] for line in group["lines"]
+    ]
+    return [distances_note(group), "", *table(["arm", *group["heads"]], rows)]
+
+
+def distances_note(group: dict[str, Any]) -> str:
+    """What the numbers of a group of distances stand on, in words."""
+    return (
+        f"{group['n_generated']:,} samples of the last checkpoint against {group['n_real']:,} real images, mean over "
+        f"seeds. Extractor {group['extractor']} at {group['resize']} pixels, weights {group['extractor_hash'][:12]}. "
+        "Rows that begin with real are floors: real images in place of samples."
+    )

@@ -1,0 +1,111 @@
+"""One run of an experiment: an arm with a seed is trained and measured, in a process of its own.
+
+    python -m rsprune.experiment.work REQUEST.json
+
+The process ends when its standard input does, so that nothing goes on when the experiment was killed.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rsprune.evaluation.provenance import code
+from rsprune.experiment.config import ExperimentConfig, MeasureConfig
+from rsprune.run import write_json
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run is to do; `folder` is its own, `training` are settings of `rsprune train`."""
+
+    folder: Path
+    data: Path
+    training: dict[str, Any]
+    measure: MeasureConfig
+    device: str
+    kept: Path | None
+
+    @classmethod
+    def read(cls, path: Path) -> Request:
+        values = json.loads(path.read_text("utf-8"))
+        measure = MeasureConfig(**values.pop("measure"))
+        paths = {name: Path(values.pop(name)) for name in ("folder", "data")}
+        kept = values.pop("kept")
+        return cls(**paths, measure=measure, kept=Path(kept) if kept else None, **values)
+
+    @property
+    def model(self) -> Path:
+        return self.folder / "model"
+
+
+def training_settings(settings: ExperimentConfig, seed: int, folder: Path) -> dict[str, Any]:
+    """Settings of `rsprune train` that all arms share, and the seed."""
+    import math
+
+    values = dict(settings.training)
+    if settings.network:
+        network = folder / "network.json"
+        write_json(network, settings.network)
+        values["model_config"] = str(network)
+    return {
+        "validation_images": 0,
+        **values,
+        "seed": seed,
+        "max_train_steps": settings.steps,
+        # Every checkpoint to be measured is kept until it is.
+        "checkpointing_steps": math.gcd(*settings.measure.checkpoints),
+        "checkpoints_total_limit": 10**6,
+    }
+
+
+def work(request: Request) -> None:
+    """Trains, or goes on training, then measures; the result is the last file that is written."""
+    import torch
+
+    from rsprune.experiment.measure import MEASUREMENTS
+    from rsprune.training import checkpoint
+    from rsprune.training.config import TrainConfig, checked
+    from rsprune.training.train import train
+
+    if request.device == "cpu":
+        torch.set_num_threads(1)
+    started = time.monotonic()
+    state = train(
+        checked(TrainConfig, request.training), request.model, device=request.device, say=lambda s: print(s, flush=True)
+    )  # fmt: skip
+    trained = time.monotonic()
+    rows = []
+    for measurement in MEASUREMENTS:
+        rows += measurement(request)
+        print(f"{measurement.__name__}: {time.monotonic() - trained:.0f} s after training", flush=True)
+    about = {
+        **code(), "images_seen": state["images_seen"], "parameters": state["parameters"], "pixels": state["data"],
+        "versions": state["versions"], "train_seconds": round(trained - started, 1),
+        "measure_seconds": round(time.monotonic() - trained, 1),
+    }  # fmt: skip
+    write_json(request.folder / "result.json", {"about": about, "rows": rows})
+    for folder in checkpoint.everything(request.model):
+        checkpoint.remove(folder)
+
+
+def _end_with_parent() -> None:
+    # Not through sys.stdin, whose lock a thread that waits would hold when the process ends.
+    while os.read(0, 1):
+        pass
+    os._exit(1)
+
+
+def main(path: str) -> None:
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    work(Request.read(Path(path)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,109 @@
+"""Kept images as files: copies of the original ones with their sidecars, or links to them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import stat
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from rsprune.crops import crop
+from rsprune.errors import UnreadableImage
+from rsprune.export.folder import Folder
+from rsprune.export.names import names
+from rsprune.reading import Reader, item_of
+from rsprune.sources import ids
+from rsprune.sources.originals import beside
+from rsprune.sources.store import is_url
+
+
+@dataclass(frozen=True)
+class _File:
+    """What a file of the export is made from: `row` of the manifest, or a file of this machine."""
+
+    source: str
+    row: Mapping[str, Any] | None = None
+    extension: str = ""
+
+
+def write_files(
+    rows: Sequence[Mapping[str, Any]], reader: Reader, folder: Folder, *, link: bool
+) -> dict[str, str]:
+    """Puts every file at the path that its id names; reasons by id of those that could not be read."""
+    failed: dict[str, str] = {}
+    files = _plan(rows, reader, failed)
+    folder.begin(files)
+    for name, file in files.items():
+        try:
+            folder.place(name, _writer(file, reader, link))
+        except UnreadableImage as error:
+            if file.row is not None:
+                failed[file.row["id"]] = str(error)
+    if not failed:  # else what an earlier export has of an image that is gone now may be the last copy
+        folder.finish(files)
+    return failed
+
+
+def _plan(rows: Sequence[Mapping[str, Any]], reader: Reader, failed: dict[str, str]) -> dict[str, _File]:
+    """Files to write by their path in the export, those of one scene together; adds to `failed` by id."""
+    files: dict[str, _File] = {}
+    # Sorted, so that of two ids that ask for one name always the same one gets it.
+    for row in sorted(rows, key=lambda r: (r["uri"], r["y"] or 0, r["x"] or 0, r["id"])):
+        source, item = ids.decode(row["uri"]), item_of(row)
+        try:
+            if item.window is not None:
+                files[next(n for n in names(item) if n not in files)] = _File(source, row)
+            elif _is_file(row):
+                name = next(n for n in names(item) if n not in files)
+                files[name] = _File(source, row)
+                stem = str(PurePosixPath(name).with_suffix(""))
+                for sidecar, extension in beside(source):
+                    files.setdefault(f"{stem}.{extension}", _File(sidecar))
+            else:
+                first, *others = reader.originals(row)
+                ending = "" if row["id"].lower().endswith(f".{first.lower()}") else f".{first}"
+                name = next(n for n in names(item, ending) if n not in files)
+                files[name] = _File(source, row, first)
+                stem = name.removesuffix(f".{first}")
+                for extension in others:
+                    files.setdefault(f"{stem}.{extension}", _File(source, row, extension))
+        except UnreadableImage as error:
+            failed[row["id"]] = str(error)
+    return files
+
+
+def _is_file(row: Mapping[str, Any]) -> bool:
+    return row["member"] is None and not is_url(ids.decode(row["uri"]))
+
+
+def _writer(file: _File, reader: Reader, link: bool) -> Callable[[Path], None]:
+    """Writes one file of the export. Raises `UnreadableImage` where its source is not there any more."""
+    if file.row is not None and not (file.row["w"] is None and _is_file(file.row)):
+        if file.row["w"] is None:
+            data = reader.originals(file.row)[file.extension]
+        else:
+            data = crop(item_of(file.row))
+        return lambda target: target.write_bytes(data) and None
+    try:
+        status = Path(file.source).stat()
+    except OSError as error:
+        raise UnreadableImage(f"cannot be read: {error.strerror}") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise UnreadableImage("is not a regular file any more")
+    if link:
+        return lambda target: target.symlink_to(Path(file.source).absolute())
+
+    def copy(target: Path) -> None:
+        with contextlib.ExitStack() as stack:
+            try:
+                original = stack.enter_context(Path(file.source).open("rb"))
+            except OSError as error:
+                raise UnreadableImage(f"cannot be read: {error.strerror}") from None
+            shutil.copyfileobj(original, stack.enter_context(target.open("xb")), 1 << 20)
+        os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
+
+    return copy

@@ -1,0 +1,143 @@
+"""Runs commands in forks of one warm process, and lets each of them meet its fault.
+
+A line of JSON on stdin is an order, one on stdout its outcome. A fault is met at a file-system event below the run
+folder: a file opened for writing, a sync, a rename, a removal, a new folder; or at an image that is read, or a part
+that begins.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import json
+import multiprocessing
+import os
+import re
+import signal
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from rsprune import cli, engine, reading, stages
+from rsprune.errors import StoreError
+
+_WRITING = os.O_WRONLY | os.O_RDWR
+_HELD = (".lock", "log.jsonl", "events.jsonl")
+
+
+class Events:
+    """Tells what happens, in the words of `name`, and does what the fault says when it is its turn."""
+
+    def __init__(self, out: Path, fault: dict[str, str] | None):
+        self.out, self.fault, self.broken, self.in_part = str(out), fault, False, False
+        self.log = out.with_name("events.jsonl")
+        self.hit = out.with_name("hit")
+
+    def audit(self, event: str, arguments: tuple) -> None:
+        if event == "open" and isinstance(arguments[0], str) and (arguments[2] or 0) & _WRITING:
+            self.happens("open", arguments[0])
+        elif event in ("os.rename", "os.remove", "os.mkdir"):
+            self.happens(event[3:], str(arguments[1] if event == "os.rename" else arguments[0]))
+
+    def happens(self, what: str, where: str) -> None:
+        if what not in ("read", "part"):
+            if not where.startswith(self.out + os.sep) or where.endswith(_HELD):
+                return
+            where = re.sub(r"\.(.+)\.\d+\.tmp$", r"\1", where[len(self.out) + 1 :])
+        name = f"{what} {where}"
+        if self.fault is None:
+            with self.log.open("a") as f:
+                f.write(json.dumps([name, self.in_part]) + "\n")
+        elif self.broken or name == self.fault["at"]:
+            self.strike(name)
+
+    def strike(self, name: str) -> None:
+        kind = self.fault["kind"]
+        if kind in ("parent", "worker"):
+            with contextlib.suppress(FileExistsError):  # once in all processes and attempts
+                os.close(os.open(self.hit, os.O_CREAT | os.O_EXCL))
+                os.kill(os.getpid(), signal.SIGKILL)
+        elif kind == "disk" and not name.startswith(("read", "part", "remove")):
+            self.broken = True  # a full disk stays full
+            self.hit.touch()
+            raise OSError(errno.ENOSPC, "No space left on device", name)
+        elif kind == "store" and name.startswith("read"):
+            self.broken = True
+            self.hit.touch()
+            raise StoreError("the store does not answer")
+
+
+def install(events: Events) -> None:
+    attempt, image, item_of = engine.attempt, reading.Reader.image, stages.scan.item_of
+
+    def sync(descriptor: int) -> None:  # which only a power cut could tell from nothing
+        events.happens("sync", str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+
+    @functools.wraps(attempt)
+    def observed(function, task):
+        events.in_part = True
+        try:
+            events.happens("part", f"{function.__name__} {getattr(task, 'name', '')}")
+            return attempt(function, task)
+        finally:
+            events.in_part = False
+
+    def read(self, row):
+        events.happens("read", row["id"])
+        return image(self, row)
+
+    def header_of(row):
+        events.happens("read", f"{row['id']} header")
+        return item_of(row)
+
+    os.fsync, engine.attempt = sync, observed
+    reading.Reader.image, stages.scan.item_of = read, header_of
+    sys.addaudithook(events.audit)
+
+
+@functools.cache
+def pool(workers: int) -> ProcessPoolExecutor:
+    return ProcessPoolExecutor(workers, multiprocessing.get_context("fork"))
+
+
+def forked_pool(workers: int) -> ProcessPoolExecutor:
+    if pool(workers)._broken:
+        pool.cache_clear()
+    return pool(workers)
+
+
+def obey(order: dict) -> int:
+    os.setpgid(0, 0)
+    out = Path(order["out"])
+    said = os.open(out.with_name("said.txt"), os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    install(Events(out, order["fault"]))
+    try:
+        cli.main(order["arguments"])
+    except SystemExit as done:
+        return done.code or 0
+    return 0
+
+
+def main() -> None:
+    engine.PAUSE, engine._pool = 0.0, forked_pool
+    stages.write_page = lambda job: None  # takes longer than all the rest
+    for line in sys.stdin:
+        order = json.loads(line)
+        child = os.fork()
+        if not child:
+            code = 99
+            try:
+                code = obey(order)
+            finally:
+                os._exit(code)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        with contextlib.suppress(ProcessLookupError):  # workers of a parent that was killed
+            os.killpg(child, signal.SIGKILL)
+        print(code, flush=True)
+
+
+if __name__ == "__main__":
+    main()
