@@ -32,9 +32,9 @@ demo: setup
 train-demo: demo
 	OMP_NUM_THREADS=1 $(BIN)/torchrun --nproc_per_node 2 -m rsprune.training.train --data demo --output demo-model \
 	  --fit resize --resolution 32 --pixel-unshuffle 2 --mixed-precision bf16 --random-flip --device cpu \
-	  --train-batch-size 16 --learning-rate 1e-3 --lr-warmup-steps 100 --max-train-steps 1600 \
-	  --validation-steps 400 --validation-images 36 --checkpointing-steps 200
-	@echo "look at demo-model/samples"
+	  --train-batch-size 16 --learning-rate 1e-3 --lr-warmup-steps 100 --max-train-steps 2000 \
+	  --validation-steps 500 --validation-images 36 --checkpointing-steps 250
+	@echo "look at demo-model/samples: step-002000.png and loss.png"
 
 test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --dist loadfile

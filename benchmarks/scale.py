@@ -191,7 +191,8 @@ def measure(n: int, folder: Path, clusters: str) -> dict[str, Any]:
         stages = {}
         for stage in STAGES:
             more = {"embed": ["--embeddings", features], "cluster": ["--n-clusters", clusters]}
-            stages[stage] = measured(stage, run, "--quiet", "--workers", 2, *more.get(stage, ()))
+            workers = [] if stage == "report" else ["--workers", 2]
+            stages[stage] = measured(stage, run, "--quiet", *workers, *more.get(stage, ()))
             print(n, stage, stages[stage], flush=True)
             if "failed" in stages[stage] and stage != "report":
                 raise SystemExit(f"{stage} of {n:,} images ended with {stages[stage]['failed']}")

@@ -1,6 +1,6 @@
 // Lets a bound function take `Tensor`: any Python object with __dlpack__ (NumPy, PyTorch, CuPy, JAX)
-// converts, without a copy, for the duration of the call; a NumPy array through its buffer, which is faster. None converts to an absent tensor; arguments that
-// must be there say .none(false).
+// converts, without a copy, for the duration of the call; a NumPy array through its buffer, which is faster.
+// None converts to an absent tensor; arguments that must be there say .none(false).
 #pragma once
 #include <pybind11/pybind11.h>
 
@@ -55,10 +55,7 @@ struct type_caster<rsprune::Tensor> {
     const std::string_view format = view->format ? view->format : "B";
     const auto known = std::string_view("?BHILQbhilqefd").find(format);
     if (format.size() != 1 || known == std::string_view::npos) return false;
-    const auto code = known == 0 ? kDLBool
-                      : known < 6 ? kDLUInt
-                      : known < 11 ? kDLInt
-                                   : kDLFloat;
+    const auto code = known == 0 ? kDLBool : known < 6 ? kDLUInt : known < 11 ? kDLInt : kDLFloat;
     strides.assign(view->strides, view->strides + view->ndim);
     for (int64_t& stride : strides) {
       if (stride % view->itemsize) return false;

@@ -41,8 +41,8 @@ void kmeans_bounds_cuda(const void* x, Float type, float* bounds, AssignShape sh
 void kmeans_sums_cpu(const void* x, Float type, const int32_t* label, double* sum, int64_t* count,
                      AssignShape shape);
 
-// The same on CUDA, where rows are sorted by label first; always the same additions in the same order, but not
-// the CPU's. Labels of `clusters` and more are skipped too. Needs kmeans_sums_workspace_cuda bytes.
+// The same on CUDA, where rows are sorted by label first; always the same additions in the same order, but
+// not the CPU's. Labels of `clusters` and more are skipped too. Needs kmeans_sums_workspace_cuda bytes.
 void kmeans_sums_cuda(const void* x, Float type, const int32_t* label, double* sum, int64_t* count,
                       void* workspace, AssignShape shape, void* stream);
 int64_t kmeans_sums_workspace_cuda(AssignShape shape);

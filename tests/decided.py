@@ -59,7 +59,7 @@ def rsprune(*arguments):
     """A command, in this process."""
     out, err = io.StringIO(), io.StringIO()
     with redirect_stdout(out), redirect_stderr(err), pytest.raises(SystemExit) as done:
-        main([*map(str, arguments), "--workers", "1", "-q"])
+        main([*map(str, arguments), *([] if arguments[0] == "explain" else ["--workers", "1", "-q"])])
     return Done(done.value.code or 0, out.getvalue(), err.getvalue())
 
 

@@ -20,7 +20,7 @@ tile = 32
 margin = 8
 
 [[data.scenes]]
-path = "{picture}"
+path = "picture.png"
 stride = 24
 block = 96
 
@@ -74,5 +74,6 @@ def picture(path: Path) -> Path:
 def settings(folder: Path, text: str = TOML) -> tuple[Path, ExperimentConfig]:
     """Writes the picture and the experiment's file into `folder`; the file and what it says."""
     path = folder / "tiny.toml"
-    path.write_text(text.format(picture=picture(folder / "picture.png")))
+    path.write_text(text)
+    picture(folder / "picture.png")
     return path, load(path)

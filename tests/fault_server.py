@@ -16,6 +16,7 @@ import os
 import re
 import signal
 import sys
+import traceback
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
@@ -40,39 +41,54 @@ class Events:
         elif event in ("os.rename", "os.remove", "os.mkdir"):
             self.happens(event[3:], str(arguments[1] if event == "os.rename" else arguments[0]))
 
+    def name(self, what: str, where: str) -> str:
+        """The same in every run; empty where it is none of the run folder's business."""
+        if what in ("read", "part"):
+            return f"{what} {where}"
+        if not where.startswith(self.out + os.sep) or where.endswith(_HELD):
+            return ""
+        return f"{what} " + re.sub(r"\.(.+)\.\d+\.tmp$", r"\1", where[len(self.out) + 1 :])
+
     def happens(self, what: str, where: str) -> None:
-        if what not in ("read", "part"):
-            if not where.startswith(self.out + os.sep) or where.endswith(_HELD):
-                return
-            where = re.sub(r"\.(.+)\.\d+\.tmp$", r"\1", where[len(self.out) + 1 :])
-        name = f"{what} {where}"
+        name = self.name(what, where)
+        if not name:
+            return
         if self.fault is None:
             with self.log.open("a") as f:
                 f.write(json.dumps([name, self.in_part]) + "\n")
         elif self.broken or name == self.fault["at"]:
-            self.strike(name)
+            self.strike(what, name)
 
-    def strike(self, name: str) -> None:
+    def strike(self, what: str, name: str) -> None:
         kind = self.fault["kind"]
         if kind in ("parent", "worker"):
             with contextlib.suppress(FileExistsError):  # once in all processes and attempts
                 os.close(os.open(self.hit, os.O_CREAT | os.O_EXCL))
                 os.kill(os.getpid(), signal.SIGKILL)
-        elif kind == "disk" and not name.startswith(("read", "part", "remove")):
+        elif kind == "disk" and what not in ("read", "part", "remove"):
             self.broken = True  # a full disk stays full
             self.hit.touch()
             raise OSError(errno.ENOSPC, "No space left on device", name)
-        elif kind == "store" and name.startswith("read"):
-            self.broken = True
+        elif kind == "store" and what == "read":
             self.hit.touch()
             raise StoreError("the store does not answer")
+
+    def is_next(self, name: str) -> bool:
+        """Whether the fault is met there, which it is once unless a disk is full."""
+        if self.fault is None:
+            return False
+        return self.broken or (name == self.fault["at"] and not self.hit.exists())
 
 
 def install(events: Events) -> None:
     attempt, image, item_of = engine.attempt, reading.Reader.image, stages.scan.item_of
 
     def sync(descriptor: int) -> None:  # which only a power cut could tell from nothing
-        events.happens("sync", str(Path(f"/proc/self/fd/{descriptor}").readlink()))
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        name = events.name("sync", str(path))
+        if name and events.is_next(name) and path.is_file():
+            os.ftruncate(descriptor, path.stat().st_size // 2)  # as much as got there
+        events.happens("sync", str(path))
 
     @functools.wraps(attempt)
     def observed(function, task):
@@ -131,6 +147,8 @@ def main() -> None:
             code = 99
             try:
                 code = obey(order)
+            except BaseException:
+                traceback.print_exc()
             finally:
                 os._exit(code)
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])

@@ -237,7 +237,11 @@ def write_run(
     write_json(run.path / "radiometry.json", [declared] * len(settings.scan.sources))
     sizes = np.bincount(labels[readable], minlength=len(centers))
     summed = np.bincount(labels[readable], np.sqrt(distance[readable]), minlength=len(centers))
-    arrays = {"centers": centers, "sizes": sizes, "spreads": (summed / np.maximum(sizes, 1)).astype(np.float32)}
+    arrays = {
+        "centers": centers,
+        "sizes": sizes,
+        "spreads": (summed / np.maximum(sizes, 1)).astype(np.float32),
+    }
     write_atomic(run.path / "clusters.safetensors", lambda f: f.write(save(arrays)))
     with run.stage("select", "fingerprint", settings):
         write_table(run.path / "decisions.parquet", decisions)

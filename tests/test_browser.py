@@ -217,6 +217,9 @@ def test_map_shows_the_tile_and_its_colours(run, page):
     page.select_option("#map-colour", "kept")
     page.select_option("#map-only", label="kept")
     assert len(traces(page, "map-chart")[0]["customdata"]) == len(run.kept_ids)
+    for _ in range(3):  # goes through the images that are shown
+        page.click("#map-next")
+        assert page.locator("#map-name").inner_text().split(": ")[0] in run.kept_ids
     page.select_option("#map-only", "")
     place = page.evaluate("""() => {
         const chart = document.getElementById("map-chart"), box = chart.getBoundingClientRect();

@@ -16,7 +16,7 @@ from PIL import Image
 
 import collection
 import rsprune
-from rsprune import config
+from rsprune import config, stages
 from rsprune.errors import ConfigError
 from rsprune.files import write_json
 from rsprune.layout import READS_IMAGES
@@ -74,7 +74,7 @@ def picture(path: Path, seed: int) -> None:
 def test_parts_are_cut_by_the_ids_alone():
     ids = [f"scene {i:05d}.tif" for i in range(3000)]
     parts = [[item.id for _, item in part] for part in cut(((0, Item(i, "x")) for i in ids), 64)]
-    assert sum(parts, []) == ids
+    assert [id for part in parts for id in part] == ids
     assert all(32 <= len(part) <= 96 for part in parts[:-1])
     assert 50 < len(ids) / len(parts) < 80
     moved = [[i.id for _, i in p] for p in cut(((1, Item(i, "y", None, "m", "stamp")) for i in ids), 64)]
@@ -85,7 +85,9 @@ def test_an_image_more_or_less_changes_few_parts():
     ids = [f"scene {i:05d}.tif" for i in range(3000)]
 
     def parts(ids):
-        return {tuple(item.id for _, item in part) for part in cut(((0, Item(i, "x")) for i in sorted(ids)), 64)}
+        return {
+            tuple(item.id for _, item in part) for part in cut(((0, Item(i, "x")) for i in sorted(ids)), 64)
+        }
 
     whole, changed = parts(ids), []
     rng = random.Random(0)
@@ -127,7 +129,9 @@ def test_an_added_image_touches_its_part_only(images, tmp_path):
     touched = [n for n in runs.run.names if n[-16:] in remade]
     ids = [i for n in touched for i in pq.read_table(runs.run.part("scan", n))["id"].to_pylist()]
     assert "a10x.png" in ids
-    assert f"the images have changed: {len(remade)} of {len(runs.run.names)} parts are read again" in runs.said
+    assert (
+        f"the images have changed: {len(remade)} of {len(runs.run.names)} parts are read again" in runs.said
+    )
     rows = [runs.run.table(stage, ["id"])["id"].to_pylist() for stage in ("scan", "score")]
     assert rows[0] == rows[1] == sorted(p.name for p in images.iterdir())
     assert len(runs.run.embeddings()) == len(rows[0])
@@ -211,13 +215,16 @@ def test_another_type_of_the_images_makes_all_anew(images, tmp_path):
     assert runs.run.table("score")["error"].null_count == 40
 
 
-def test_embeddings_by_place_do_not_slip(images, tmp_path):
+def test_embeddings_by_place_do_not_slip(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(stages, "write_page", lambda job: None)  # which takes longest
     x = tmp_path / "x.npy"
     np.save(x, np.random.default_rng(0).normal(size=(48, 8)).astype(np.float32))
     settings = {"embed": {"embeddings": str(x)}, "scan": {"part_size": PART}}
     rsprune.prune(images, tmp_path / "run", workers=1, settings=settings)
     (images / "a00.png").rename(images / "c.png")
-    with pytest.raises(ConfigError, match="row per image in the order of their ids, and other images have come since"):
+    with pytest.raises(
+        ConfigError, match="row per image in the order of their ids, and other images have come since"
+    ):
         rsprune.prune(images, tmp_path / "run", workers=1, settings=settings)
     np.save(x, np.random.default_rng(1).normal(size=(48, 8)).astype(np.float32))
     os.utime(x, ns=(0, 10**9))
@@ -276,7 +283,9 @@ def test_a_change_in_the_middle_of_an_update(images, tmp_path, monkeypatch):
     updated = runs()
     transform = (runs.run.path / "transform.safetensors").read_bytes()
     shutil.copytree(runs.run.path, tmp_path / "other")
-    other = Runs(images, tmp_path / "other", scan={"sources": [{"path": str(images), "scale": [[300, 9000]]}]})
+    other = Runs(
+        images, tmp_path / "other", scan={"sources": [{"path": str(images), "scale": [[300, 9000]]}]}
+    )
     for stage in READS_IMAGES:
         shutil.rmtree(other.run.parts(stage)[0].parent)
     assert other() == updated
@@ -288,7 +297,10 @@ def test_a_change_in_the_middle_of_an_update(images, tmp_path, monkeypatch):
     [
         (lambda p: (p / ".stages/scan.json").write_text('{"finger'), "scan.json is damaged"),
         (lambda p: (p / ".stages/score.json").write_text("[]"), "score.json is damaged"),
-        (lambda p: write_json(p / ".stages/embed.json", {"fingerprint": "x", "complete": True}), "another version"),
+        (
+            lambda p: write_json(p / ".stages/embed.json", {"fingerprint": "x", "complete": True}),
+            "another version",
+        ),
         (
             lambda p: write_json(p / ".stages/scan.json", {"fingerprint": "x", "format": 99, "more": 1}),
             "another version",

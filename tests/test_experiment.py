@@ -178,6 +178,9 @@ def test_another_experiment_is_refused(finished):
     other = replace(settings, training={**settings.training, "learning_rate": 0.1})
     with pytest.raises(ConfigError, match="holds an experiment with other data, training or measurements"):
         experiment(other, out)
+    arms = (settings.arms[0], replace(settings.arms[1], name="rsprune 25", keep=0.5))
+    with pytest.raises(ConfigError, match="was trained on another selection than 'rsprune 25' now makes"):
+        experiment(replace(settings, arms=arms, primary=()), out)
     with pytest.raises(ConfigError, match="there is no arm 'best'"):
         experiment(settings, out, labels=["best"])
 

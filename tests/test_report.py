@@ -9,12 +9,12 @@ import pyarrow.compute as pc
 import pytest
 
 from report_page import read
+from rsprune.columns import Columns
 from rsprune.errors import ConfigError
 from rsprune.filters import REASONS
 from rsprune.report import _environment, write_report
 from rsprune.report_budget import nearest_better, what_if
 from rsprune.report_calibration import calibration_section
-from rsprune.columns import Columns
 from rsprune.report_maps import density
 from rsprune.run import Run, write_json
 from rsprune.sources import ids

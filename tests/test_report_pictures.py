@@ -14,8 +14,8 @@ from safetensors.numpy import save_file
 
 from report_page import Page, read
 from rsprune import charts, report_examples, sheets
-from rsprune.report import write_report
 from rsprune.columns import Columns
+from rsprune.report import write_report
 from rsprune.run import write_array, write_table
 from rsprune.sources import ids
 from run_folder import make_run, make_window_run

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -234,7 +235,15 @@ def test_a_second_process_is_refused(finished):
     with finished.lock():
         refused = command("select", finished.path, "--n", 5)
     assert refused.returncode == 2
-    assert f"in use by process {os.getpid()}" in refused.stderr
+    assert f"in use by process {os.getpid()} on {socket.gethostname()}" in refused.stderr
+
+
+def test_the_lock_of_a_process_that_has_died_is_none(tmp_path):
+    (tmp_path / ".lock").write_text("process 1 on elsewhere")
+    holder = "import os, sys; from rsprune.run import Run; Run(sys.argv[1]).lock().__enter__(); os.kill(os.getpid(), 9)"
+    assert command(tmp_path, code=holder).returncode == -signal.SIGKILL
+    with Run(tmp_path).lock():
+        assert (tmp_path / ".lock").read_text() == f"process {os.getpid()} on {socket.gethostname()}"
 
 
 def test_stage_verbs_in_turn_give_the_same(finished, images, tmp_path):

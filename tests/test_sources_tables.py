@@ -173,10 +173,13 @@ class TestTextList:
     def test_a_list_and_what_is_wrong_with_it(self, tmp_path):
         write_png(tmp_path / "a.png")
         (tmp_path / "l.txt").write_bytes(
-            b"a.png\na.png\ngone.png\n" + b"x" * 200_000 + b"\n\0.png\ns3://u:geheim@b/x.png\n"
+            b"a.png\na.png\ngone.png\n"
+            + b"x" * 200_000
+            + b"\n\0.png\ns3://u:geheim@b/x.png\ns3://u:p@\xff/\xfe\n"
         )
         said = refusals(tmp_path / "l.txt")
-        assert len(said) == 6
+        assert len(said) == 7
+        assert all("\n" not in why and why.encode() for why in said.values() if why)
         assert said["a.png"] is None
         assert said["a.png%232"] == "has the id of an image that was listed before it"
         assert "No such file" in said["gone.png"]

@@ -61,6 +61,7 @@ torch.set_num_threads(1)
 pipe = DiffusionPipeline.from_pretrained({str(tmp_path / "plain")!r})
 image = pipe(batch_size=2, num_inference_steps=3, generator=torch.Generator().manual_seed(0)).images[1]
 print(type(pipe).__name__, type(pipe.scheduler).__name__, image.size, image.mode)
+DiffusionPipeline.from_pretrained({str(tmp_path / "dit")!r}, custom_pipeline={str(tmp_path / "dit")!r}, trust_remote_code=True)
 pipe = DiffusionPipeline.from_pretrained({str(tmp_path / "dit")!r}, trust_remote_code=True)
 image = pipe(class_labels=["water", "crops"], guidance_scale=2.0, num_inference_steps=3).images[0]
 print(type(pipe).__name__, pipe.config.labels, image.size)
@@ -291,7 +292,7 @@ def test_train_from_a_run_folder(tmp_path, rsprune):
 def test_train_without_data(tmp_path, rsprune):
     code, _, err = rsprune("train", "-o", tmp_path / "m")
     assert code == 2
-    assert "give a run folder or a folder of images with --data" in err
+    assert "give a run folder or images with --data" in err
 
 
 def test_train_without_its_packages(tmp_path, rsprune, monkeypatch):

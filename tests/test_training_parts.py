@@ -103,7 +103,8 @@ def test_weights_come_from_the_seed_and_leave_the_global_generator_alone(data):
 
 
 @pytest.mark.parametrize(
-    ("model", "said"), [("unet", "halves images 1 times, and 17 pixels do not"), ("dit", "patch_size 4 does not")]
+    ("model", "said"),
+    [("unet", "halves images 1 times, and 17 pixels do not"), ("dit", "patch_size 4 does not")],
 )
 def test_a_size_that_the_network_cannot_halve(data, model, said):
     with pytest.raises(ConfigError, match=said):

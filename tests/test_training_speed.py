@@ -10,6 +10,7 @@ import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor2_0
 
+import training_case
 from rsprune.training import models, speed
 from rsprune.training.batches import Batches
 from rsprune.training.pool import load
@@ -134,3 +135,15 @@ def test_the_speed_is_said(data, tmp_path):
     train(settings(data, max_train_steps=3), tmp_path / "m", device="cpu", say=said.append)
     assert "images/s, " in said[-1]
     assert "FLOP/s, about 0 s left" in said[-1]
+
+
+def test_a_compiled_network_learns_the_same(data, tmp_path, monkeypatch):
+    # What is traced and where it breaks is what matters here; a C++ compiler is not asked.
+    compiled = []
+    real = torch.compile
+    monkeypatch.setattr(torch, "compile", lambda m: compiled.append(m) or real(m, backend="aot_eager"))
+    for name, compile in (("plain", False), ("compiled", True)):
+        train(settings(data, max_train_steps=3, compile=compile), tmp_path / name, device="cpu")
+    assert len(compiled) == 1
+    plain, other = (training_case.losses(tmp_path / name) for name in ("plain", "compiled"))
+    np.testing.assert_allclose(other, plain, rtol=0, atol=1e-5)

@@ -50,12 +50,13 @@ struct PatchEntropy {
   EntropyShape shape;
   const EntropyKernel& kernel;
 
+  bool apart() const { return lut || (kernel.split && shape.channels > 1); }  // whether bands are, in Scratch
+
   Scratch make_scratch() const {
     const int64_t rows = std::min(shape.patch, shape.height), cols = std::min(shape.patch, shape.width);
     AlignedBuffer<uint8_t> counts(kEntropyScratch);
     std::fill_n(counts.get(), kEntropyScratch, uint8_t{0});
-    return {std::move(counts),
-            std::vector<uint8_t>(lut || shape.channels > 1 ? rows * shape.width * shape.channels : 0),
+    return {std::move(counts), std::vector<uint8_t>(apart() ? rows * shape.width * shape.channels : 0),
             std::vector<uint8_t>(valid ? rows * cols : 0)};
   }
 
@@ -69,13 +70,13 @@ struct PatchEntropy {
     }
   }
 
-  // Copies the valid pixels of a patch together; returns how many there are.
-  int64_t gather(const uint8_t* pixels, const uint8_t* mask, int64_t height, int64_t width,
+  // Copies the valid pixels of a patch of one band together; returns how many there are.
+  int64_t gather(const uint8_t* pixels, int64_t step, const uint8_t* mask, int64_t height, int64_t width,
                  uint8_t* to) const {
     int64_t n = 0;
-    for (int64_t y = 0; y < height; ++y, pixels += shape.width, mask += shape.width)
+    for (int64_t y = 0; y < height; ++y, pixels += shape.width * step, mask += shape.width)
       for (int64_t x = 0; x < width; ++x) {
-        to[n] = pixels[x];
+        to[n] = pixels[x * step];
         n += mask[x] != 0;
       }
     return n;
@@ -85,25 +86,31 @@ struct PatchEntropy {
     const int64_t y = row * shape.patch, height = std::min(shape.patch, shape.height - y);
     const int64_t first = (n * shape.height + y) * shape.width, count = height * shape.width;  // pixels
     const uint8_t* strip = static_cast<const uint8_t*>(image) + first * shape.channels;
-    if (lut && type == Pixel::u16)
-      map(static_cast<const uint16_t*>(image) + first * shape.channels, count, s.planes.data());
-    else if (lut)
-      map(strip, count, s.planes.data());
-    else if (shape.channels > 1)
-      kernel.split(strip, count, shape.channels, s.planes.data());
-    if (!s.planes.empty()) strip = s.planes.data();
+    int64_t step = shape.channels, band = 1;  // bytes between pixels, and between bands
+    if (apart()) {
+      uint8_t* planes = s.planes.data();
+      if (lut && type == Pixel::u16)
+        map(static_cast<const uint16_t*>(image) + first * shape.channels, count, planes);
+      else if (lut)
+        map(strip, count, planes);
+      else
+        kernel.split(strip, count, shape.channels, planes);
+      strip = planes, step = 1, band = count;
+    }
     float* to = out + (n * shape.rows() + row) * shape.cols() * shape.channels;
     for (int64_t x = 0; x < shape.width; x += shape.patch)
       for (int64_t c = 0; c < shape.channels; ++c) {
         const int64_t width = std::min(shape.patch, shape.width - x);
-        const uint8_t* pixels = strip + c * count + x;
+        const uint8_t* pixels = strip + c * band + x * step;
+        int64_t counted = height * width;
+        uint64_t sum;
         if (valid) {
-          const int64_t counted = gather(pixels, valid + first + x, height, width, s.pixels.data());
-          pixels = s.pixels.data();
-          *to++ = bits(counted, kernel.patch(pixels, counted, 1, counted, s.counts.get()));
+          counted = gather(pixels, step, valid + first + x, height, width, s.pixels.data());
+          sum = kernel.patch(s.pixels.data(), counted, 1, 1, counted, s.counts.get());
         } else {
-          *to++ = bits(height * width, kernel.patch(pixels, shape.width, height, width, s.counts.get()));
+          sum = kernel.patch(pixels, shape.width * step, step, height, width, s.counts.get());
         }
+        *to++ = bits(counted, sum);
       }
   }
 };

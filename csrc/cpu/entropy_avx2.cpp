@@ -1,7 +1,6 @@
 #include <immintrin.h>
 
 #include "cpu/entropy_count.h"
-#include "cpu/planes.h"
 
 namespace rsprune {
 namespace {
@@ -70,6 +69,6 @@ uint64_t sum_of_counters(uint8_t* counter) {
 
 }  // namespace
 
-extern const EntropyKernel kEntropyAvx2 = {patch<sum_of_counters>, split};
+extern const EntropyKernel kEntropyAvx2 = {patch<sum_of_counters>, nullptr};
 
 }  // namespace rsprune

@@ -1,7 +1,7 @@
-// Small patches are counted without a counter in memory: for eight values at a time, a table look-up turns every
-// pixel into a byte with one of eight bits set, or none; full adders add these bytes up bit by bit; and the bits
-// of the sums are gathered by transposing and counting. The fewer values lie between the smallest and the largest
-// of a patch, the less there is to do: real patches of 32 pixels hold about 60.
+// Small patches are counted without a counter in memory: for eight values at a time, a table look-up turns
+// every pixel into a byte with one of eight bits set, or none; full adders add these bytes up bit by bit; and
+// the bits of the sums are gathered by transposing and counting. The fewer values lie between the smallest
+// and the largest of a patch, the less there is to do: real patches of 32 pixels hold about 60.
 #include <immintrin.h>
 
 #include "cpu/entropy_count.h"
@@ -10,10 +10,12 @@
 namespace rsprune {
 namespace {
 
-constexpr int kSmall = 128;        // counts below it are looked up 64 at a time
-constexpr int kWord = 64;          // pixels in a register
-constexpr int64_t kFewest = 8192;  // pixels from which on one counter a pixel is faster
-constexpr int kBlock = 32;         // values that are counted in one go: 4 groups of 8
+constexpr int kSmall = 128;  // counts below it are looked up 64 at a time
+constexpr int kWord = 64;    // pixels in a register
+// Pixels of a patch, and values between its extremes, from which on counters in memory are faster.
+constexpr int64_t kMany = 8192;
+constexpr int kWide = 192;
+constexpr int kBlock = 32;  // values that are counted in one go: 4 groups of 8
 
 struct alignas(64) Lanes {
   uint8_t byte[kWord];
@@ -27,10 +29,12 @@ constexpr Lanes lanes(F f) {
 }
 
 // Value in a block -> its bit, for each group of 8.
-constexpr Lanes kGroup[4] = {
-    lanes([](int v) { return v / 8 == 0 ? 1 << v % 8 : 0; }), lanes([](int v) { return v / 8 == 1 ? 1 << v % 8 : 0; }),
-    lanes([](int v) { return v / 8 == 2 ? 1 << v % 8 : 0; }), lanes([](int v) { return v / 8 == 3 ? 1 << v % 8 : 0; })};
+constexpr Lanes kGroup[4] = {lanes([](int v) { return v / 8 == 0 ? 1 << v % 8 : 0; }),
+                             lanes([](int v) { return v / 8 == 1 ? 1 << v % 8 : 0; }),
+                             lanes([](int v) { return v / 8 == 2 ? 1 << v % 8 : 0; }),
+                             lanes([](int v) { return v / 8 == 3 ? 1 << v % 8 : 0; })};
 constexpr Lanes kTransposed = lanes([](int i) { return i % 8 * 8 + i / 8; });  // 8 x 8 bytes
+
 __m512i load(const Lanes& from) { return _mm512_load_si512(from.byte); }
 
 // The four bytes of T[c] for c < kSmall, in separate tables for vpermi2b.
@@ -41,6 +45,11 @@ struct Planes {
       for (int i = 0; i < 4; ++i) byte[i][c] = static_cast<uint8_t>(entropy_table()[c] >> (8 * i));
   }
 };
+
+const Planes& planes() {
+  static const Planes all;
+  return all;
+}
 
 // Zeroes the large counts and adds their terms to sum.
 __m512i without_large(__m512i counts, uint64_t& sum) {
@@ -54,7 +63,7 @@ __m512i without_large(__m512i counts, uint64_t& sum) {
 
 // Sums of T, of which the bytes are summed apart.
 struct Terms {
-  const Planes& planes;
+  const Planes& tables;
   __m512i bytes[4] = {};
   uint64_t large = 0;
 
@@ -63,9 +72,9 @@ struct Terms {
     a = without_large(a, large), b = without_large(b, large);
     const __m512i counts = _mm512_or_si512(a, _mm512_slli_epi16(b, 8));
     for (int p = 0; p < 4; ++p) {
-      const uint8_t* table = planes.byte[p];
-      const __m512i term = _mm512_permutex2var_epi8(_mm512_load_si512(table), counts,
-                                                    _mm512_load_si512(table + kWord));
+      const uint8_t* table = tables.byte[p];
+      const __m512i term =
+          _mm512_permutex2var_epi8(_mm512_load_si512(table), counts, _mm512_load_si512(table + kWord));
       bytes[p] = _mm512_add_epi64(bytes[p], _mm512_sad_epu8(term, _mm512_setzero_si512()));
     }
   }
@@ -99,8 +108,7 @@ __m512i take_32_counts(uint8_t* counter) {
 }
 
 uint64_t sum_of_counters(uint8_t* counter) {
-  static const Planes planes;
-  Terms terms{planes};
+  Terms terms{planes()};
   for (int i = 0; i < 4; ++i, counter += kCounters / 4)
     terms.add(take_32_counts(counter), take_32_counts(counter + kCounters / 8));
   return terms.sum();
@@ -109,8 +117,7 @@ uint64_t sum_of_counters(uint8_t* counter) {
 // Without
 // -------------------------------------------------------------------------------------------------------
 
-// How often each of 8 bits is set in `word`, for each 64-bit lane apart: byte j of it is for
-// bit j.
+// How often each of 8 bits is set in `word`, for each 64-bit lane apart: byte j of it is for bit j.
 template <int kWords>
 __attribute__((always_inline)) inline __m512i bit_counts(const __m512i (&word)[kWords]) {
   __m512i sum = word[0], carry[kWords / 2 + 1];
@@ -151,7 +158,7 @@ __attribute__((always_inline)) inline void count_groups(const uint8_t* pixel, in
   }
 }
 
-// How often each of the values base .. min(last, base + 31) is among the pixels: the first is in the first lane.
+// How often each of the values base .. min(last, base + 31) is among the pixels: of base in the first lane.
 __m512i count_block(const uint8_t* pixel, int64_t words, int base, int last) {
   __m512i count[4] = {};
   const int groups = base + kBlock <= last ? 4 : (last - base + 8) / 8;
@@ -172,7 +179,9 @@ __m512i pair(const uint8_t* row, int64_t stride) {
 }
 
 __m512i four(const uint8_t* row, int64_t stride) {
-  const auto at = [&](int64_t y) { return _mm_loadu_si128(reinterpret_cast<const __m128i*>(row + y * stride)); };
+  const auto at = [&](int64_t y) {
+    return _mm_loadu_si128(reinterpret_cast<const __m128i*>(row + y * stride));
+  };
   const __m512i first = _mm512_inserti32x4(_mm512_castsi128_si512(at(0)), at(1), 1);
   return _mm512_inserti32x4(_mm512_inserti32x4(first, at(2), 2), at(3), 3);
 }
@@ -184,9 +193,10 @@ int smallest(__m512i bytes) {
   return _mm_extract_epi8(_mm_minpos_epu16(_mm_and_si128(words, _mm_set1_epi16(255))), 0);
 }
 
-uint64_t small_patch(const uint8_t* pixels, int64_t row_stride, int64_t height, int64_t width,
+uint64_t small_patch(const uint8_t* pixels, int64_t row_stride, int64_t step, int64_t height, int64_t width,
                      uint8_t* scratch) {
-  if (height * width >= kFewest) return patch<sum_of_counters>(pixels, row_stride, height, width, scratch);
+  if (height * width >= kMany)
+    return patch<sum_of_counters>(pixels, row_stride, step, height, width, scratch);
   uint8_t* const packed = scratch + kCounters + kBins * 4;
   uint8_t* end = packed;
   if (width == 16 || width == 32) {  // the usual ones: several rows in a register
@@ -200,7 +210,8 @@ uint64_t small_patch(const uint8_t* pixels, int64_t row_stride, int64_t height, 
       end += part;
     }
   if (end == packed) return 0;
-  const int64_t words = (end - packed + 4 * kWord - 1) / (4 * kWord) * 4, padding = packed + words * kWord - end;
+  const int64_t words = (end - packed + 4 * kWord - 1) / (4 * kWord) * 4;
+  const int64_t padding = packed + words * kWord - end;
   if (padding) __builtin_memset(end, packed[0], padding);
   __m512i low = _mm512_load_si512(packed), high = low;
   for (int64_t i = 1; i < words; ++i) {
@@ -208,13 +219,15 @@ uint64_t small_patch(const uint8_t* pixels, int64_t row_stride, int64_t height, 
     low = _mm512_min_epu8(low, word), high = _mm512_max_epu8(high, word);
   }
   const int first = smallest(low), last = kBins - 1 - smallest(_mm512_xor_si512(high, _mm512_set1_epi8(-1)));
+  if (last - first >= kWide) return patch<sum_of_counters>(packed, 0, 1, 1, end - packed, scratch);
   if (padding) __builtin_memset(end, first, padding);
-  __m512i extra = _mm512_castsi128_si512(_mm_cvtsi64_si128(padding));  // the first count is that of the padding too
-  static const Planes planes;
-  Terms terms{planes};
+  // The first count is that of the padding, too.
+  __m512i extra = _mm512_zextsi128_si512(_mm_cvtsi64_si128(padding));
+  Terms terms{planes()};
   for (int base = first; base <= last; base += 2 * kBlock) {
-    terms.add(_mm512_sub_epi16(count_block(packed, words, base, last), extra),
-              base + kBlock <= last ? count_block(packed, words, base + kBlock, last) : _mm512_setzero_si512());
+    terms.add(
+        _mm512_sub_epi16(count_block(packed, words, base, last), extra),
+        base + kBlock <= last ? count_block(packed, words, base + kBlock, last) : _mm512_setzero_si512());
     extra = _mm512_setzero_si512();
   }
   return terms.sum();

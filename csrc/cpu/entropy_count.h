@@ -13,14 +13,17 @@ constexpr int kCounters = kBins * kWays;  // bytes
 constexpr int kFull = 255;                // what a counter can hold
 static_assert(kCounters + kBins * 4 <= kEntropyScratch);
 
-inline void count_row(const uint8_t* pixel, int64_t width, uint8_t* counter) {
-  for (; width >= kWays; width -= kWays, pixel += kWays) {
+inline void count_row(const uint8_t* pixel, int64_t step, int64_t width, uint8_t* counter) {
+  for (; width >= kWays; width -= kWays, pixel += kWays * step) {
     uint64_t word;
-    __builtin_memcpy(&word, pixel, sizeof word);
+    if (step == 1) __builtin_memcpy(&word, pixel, sizeof word);
 #pragma GCC unroll 8
-    for (int i = 0; i < kWays; ++i) ++counter[(word >> (8 * i) & 255) * kWays + i];
+    for (int i = 0; i < kWays; ++i) {
+      const uint64_t value = step == 1 ? word >> (8 * i) & 255 : pixel[i * step];
+      ++counter[value * kWays + i];
+    }
   }
-  for (int i = 0; i < width; ++i) ++counter[pixel[i] * kWays + i];
+  for (int i = 0; i < width; ++i) ++counter[pixel[i * step] * kWays + i];
 }
 
 // Moves the counters to 32-bit totals.
@@ -40,7 +43,8 @@ inline uint64_t sum_of_totals(uint32_t* total) {
 
 // sum_of_counters(counter): the sum of T over the bins, whose counters it clears.
 template <uint64_t (*sum_of_counters)(uint8_t*)>
-uint64_t patch(const uint8_t* pixels, int64_t row_stride, int64_t height, int64_t width, uint8_t* scratch) {
+uint64_t patch(const uint8_t* pixels, int64_t row_stride, int64_t step, int64_t height, int64_t width,
+               uint8_t* scratch) {
   auto* total = reinterpret_cast<uint32_t*>(scratch + kCounters);
   constexpr int64_t kWidest = kFull * kWays;
   bool flushed = false;
@@ -54,7 +58,7 @@ uint64_t patch(const uint8_t* pixels, int64_t row_stride, int64_t height, int64_
         flushed = true;
         held = 0;
       }
-      count_row(pixels + y * row_stride + x, part, scratch);
+      count_row(pixels + y * row_stride + x * step, step, part, scratch);
       held += most;
     }
   }

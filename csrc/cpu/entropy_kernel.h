@@ -14,11 +14,13 @@ const uint64_t* entropy_table();
 uint64_t entropy_term(int64_t count);  // T[count], beyond the table as well
 
 struct EntropyKernel {
-  // The sum of T over the bins of one patch of one band, pixels [height, width] in rows row_stride bytes apart.
+  // The sum of T over the bins of one patch of one band: pixels [height, width], step bytes apart, in rows
+  // row_stride bytes apart.
   // scratch: kEntropyScratch bytes on a cache line boundary, zero at first and then left to this function.
-  uint64_t (*patch)(const uint8_t* pixels, int64_t row_stride, int64_t height, int64_t width,
+  uint64_t (*patch)(const uint8_t* pixels, int64_t row_stride, int64_t step, int64_t height, int64_t width,
                     uint8_t* scratch);
-  // pixels [count, channels] -> planes [channels, count]
+  // pixels [count, channels] -> planes [channels, count]; null where `patch` takes bands that are not apart
+  // just as well, else its step is always 1.
   void (*split)(const uint8_t* pixels, int64_t count, int64_t channels, uint8_t* planes);
 };
 

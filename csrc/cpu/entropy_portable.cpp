@@ -1,14 +1,14 @@
 #include "cpu/entropy_kernel.h"
-#include "cpu/planes.h"
 
 namespace rsprune {
 namespace {
 
-uint64_t patch(const uint8_t* pixels, int64_t row_stride, int64_t height, int64_t width, uint8_t* scratch) {
+uint64_t patch(const uint8_t* pixels, int64_t row_stride, int64_t step, int64_t height, int64_t width,
+               uint8_t* scratch) {
   auto* histogram = reinterpret_cast<uint32_t*>(scratch);
   // Four histograms in turn, so that equal neighbours do not wait for each other's count.
   for (int64_t y = 0; y < height; ++y, pixels += row_stride)
-    for (int64_t x = 0; x < width; ++x) ++histogram[x % 4 * kBins + pixels[x]];
+    for (int64_t x = 0; x < width; ++x) ++histogram[x % 4 * kBins + pixels[x * step]];
   const uint64_t* table = entropy_table();
   uint64_t sum = 0;
   for (int b = 0; b < kBins; ++b) {
@@ -22,6 +22,6 @@ uint64_t patch(const uint8_t* pixels, int64_t row_stride, int64_t height, int64_
 
 }  // namespace
 
-const EntropyKernel kEntropyPortable = {patch, split};
+const EntropyKernel kEntropyPortable = {patch, nullptr};
 
 }  // namespace rsprune

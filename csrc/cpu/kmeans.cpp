@@ -1,6 +1,7 @@
-// Points go through in blocks, first with the fastest scores there are. A point with one candidate is proven; the
-// distances to few candidates are compared in float32, then in float64, and exactly if need be. Points with many
-// candidates wait for a second screening with float32 scores, where the fast ones are coarser than that.
+// Points go through in blocks, first with the fastest scores there are. A point with one candidate is proven;
+// the distances to few candidates are compared in float32, then in float64, and exactly if need be. Points
+// with many candidates wait for a second screening with float32 scores, where the fast ones are coarser than
+// that.
 #include "kmeans.h"
 
 #include <omp.h>
@@ -68,7 +69,7 @@ struct Assigner {
            const AssignKernel& kernel, int threads)
       : kernel(kernel),
         precise(x, type, center, s, kernel.precise ? *kernel.precise : kernel, threads),
-        few(static_cast<int>(std::clamp<int64_t>(s.clusters / 8, 2, kCapacity))),
+        few(static_cast<int>(std::clamp<int64_t>(s.clusters / 4, 2, kCapacity))),
         label(label),
         distance(distance) {
     if (kernel.precise) fast.emplace(x, type, center, s, kernel, threads);

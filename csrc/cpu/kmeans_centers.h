@@ -36,7 +36,8 @@ struct Centers {
 
   std::vector<double> norms;      // [clusters] |packed c|
   std::vector<double> residuals;  // [clusters] |packed c - (c - mean)|
-  std::vector<double> halves;     // [clusters] |c - mean|^2 / 2; all three are 0 where there is no centre to choose
+  std::vector<double>
+      halves;  // [clusters] |c - mean|^2 / 2; all three are 0 where there is no centre to choose
 };
 
 }  // namespace rsprune

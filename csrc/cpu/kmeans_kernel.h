@@ -31,8 +31,8 @@ struct AssignKernel {
   // Scores are off by at most slope norm[c] + slack[c]. The largest that a score is at least:
   float (*largest)(const float* score, const float* norm, const float* slack, float slope, int64_t n);
 
-  // Indices of the scores that can be threshold or more, ascending, at most `capacity` of them; returns how many
-  // there are.
+  // Indices of the scores that can be threshold or more, ascending, at most `capacity` of them; returns how
+  // many there are.
   int (*select)(const float* score, const float* norm, const float* slack, float slope, int64_t n,
                 float threshold, int32_t* index, int capacity);
 

@@ -14,9 +14,7 @@ constexpr int64_t kMaxRows = 192;
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 // Largest float32 not above best - margin.
-float threshold(const Screened& row) {
-  return std::nextafterf(row.best - row.margin, kNone);
-}
+float threshold(const Screened& row) { return std::nextafterf(row.best - row.margin, kNone); }
 
 // Drops candidates that a better score has ruled out since they were found.
 void prune(Screened& row, int32_t* index, float* score) {
@@ -76,12 +74,13 @@ void Screen::load(int64_t point, float* row) const {
   std::fill(row + shape_.dim, row + centers_.dim, 0.0f);
 }
 
-// The largest difference between a computed score and the true one: rounding x and c in storage (Cauchy-Schwarz),
-// the accumulation, the rounded bias, and underflow. Standard bound: a sum whose terms are each rounded at most n
-// times is off by at most n u / (1 - n u) of the sum of magnitudes, which Cauchy-Schwarz bounds by
-// |x| |c| + |c|^2 / 2. A term is rounded as a product, once for each further dimension of its slab, and once for
-// each slab that is added. The bias is rounded, and so are the sum of score and bound, and the bound itself: 2^-22
-// of the magnitude, and a thousandth of the bound, are more than that takes.
+// The largest difference between a computed score and the true one: rounding x and c in storage
+// (Cauchy-Schwarz), the accumulation, the rounded bias, and underflow. Standard bound: a sum whose terms are
+// each rounded at most n times is off by at most n u / (1 - n u) of the sum of magnitudes, which
+// Cauchy-Schwarz bounds by |x| |c| + |c|^2 / 2. A term is rounded as a product, once for each further
+// dimension of its slab, and once for each slab that is added. The bias is rounded, and so are the sum of
+// score and bound, and the bound itself: 2^-22 of the magnitude, and a thousandth of the bound, are more than
+// that takes.
 void Screen::set_bounds() {
   const Centers& c = centers_;
   const int64_t slabs = (c.steps + kSlab - 1) / kSlab;
@@ -109,7 +108,8 @@ Screened Screen::bounds(double norm, double residual) const {
   const double underflow = 0x1p-124 * static_cast<double>(centers_.dim + 2) * (1 + norm + norm_);
   const double margin = 2.002 * ((norm + residual) * rest_ + underflow);
   // false for NaN
-  const bool bounded = norm * norm_ + half_ < 1e37 && 1.001 * slope * norm_ + rounding_ * half_ < 1e37 && margin < 1e37;
+  const bool bounded =
+      norm * norm_ + half_ < 1e37 && 1.001 * slope * norm_ + rounding_ * half_ < 1e37 && margin < 1e37;
   return {static_cast<float>(1.001 * slope), static_cast<float>(1.001 * margin), kNone, bounded ? 0 : -1};
 }
 
@@ -163,7 +163,7 @@ void Screen::collect(int64_t first_center, int64_t width, int64_t count, ScreenS
     }
     for (int j = row.found; j < row.found + found; ++j) {
       const int32_t k = index[j];
-      score[j] = std::nextafterf(scores[k] + (row.slope * norm[k] + slack[k]), -kNone);
+      score[j] = scores[k] + (row.slope * norm[k] + slack[k]);
       index[j] += static_cast<int32_t>(first_center);
     }
     row.found += found;

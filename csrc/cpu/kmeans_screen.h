@@ -1,6 +1,6 @@
-// Finds, for a block of points, the centres that can be nearest: those whose score x.c - |c|^2 / 2 can be, within
-// its error bound, what that of any other is at least (|x|^2 is the same for all centres, so it drops out of the
-// argmin). Each centre has a bound of its own: those far away would blur the ones near a point.
+// Finds, for a block of points, the centres that can be nearest: those whose score x.c - |c|^2 / 2 can be,
+// within its error bound, what that of any other is at least (|x|^2 is the same for all centres, so it drops
+// out of the argmin). Each centre has a bound of its own: those far away would blur the ones near a point.
 #pragma once
 #include <vector>
 
@@ -8,13 +8,13 @@
 
 namespace rsprune {
 
-constexpr int kCapacity = 128;  // candidates kept per point
+constexpr int kCapacity = 256;  // candidates kept per point
 
 struct Screened {
-  float slope;   // the error bound of centre k is slope norms[k] + slacks[k], and margin / 2 for all
+  float slope;  // the error bound of centre k is slope norms[k] + slacks[k], and margin / 2 for all
   float margin;
   float best;  // the most that a score is at least, but for the margin
-  int found;      // candidates, or -1: there are too many, or scores cannot tell
+  int found;   // candidates, or -1: there are too many, or scores cannot tell
 };
 
 struct ScreenScratch {
@@ -55,10 +55,10 @@ class Screen {
   int64_t score_stride_;  // floats between rows of scores
   int64_t block_;         // points per block
 
-  FloatBuffer norms_, slacks_;     // [padded clusters] of the error bound
-  double rounding_ = 0;            // of a score, relative to its magnitude
+  FloatBuffer norms_, slacks_;      // [padded clusters] of the error bound
+  double rounding_ = 0;             // of a score, relative to its magnitude
   double relative_ = 0, rest_ = 0;  // residual of a centre <= relative_ norm + rest_
-  double norm_ = 0, half_ = 0;     // largest of the centres
+  double norm_ = 0, half_ = 0;      // largest of the centres
 };
 
 }  // namespace rsprune

@@ -172,8 +172,19 @@ void closer(const float* points, int64_t n, int64_t dim, const float* candidates
 template <class V>
 constexpr AssignKernel make_assign_kernel(const AssignKernel* precise = nullptr) {
   static_assert(V::kVectors <= 3);
-  return {V::kRows, V::kLanes,  V::kVectors, V::kStep,  V::kUnit,           precise, to_float<V>, pack<V>,
-          score<V>, largest<V>, select<V>,   closer<V>, V::squared_distance,
+  return {V::kRows,
+          V::kLanes,
+          V::kVectors,
+          V::kStep,
+          V::kUnit,
+          precise,
+          to_float<V>,
+          pack<V>,
+          score<V>,
+          largest<V>,
+          select<V>,
+          closer<V>,
+          V::squared_distance,
           rough_distance<V>};
 }
 

@@ -25,7 +25,8 @@ inline int64_t split_rgb(const uint8_t* pixels, int64_t count, uint8_t* planes) 
     for (int band = 0; band < 3; ++band) {
       const __m512i early = _mm512_permutex2var_epi8(a, from[band], b);
       const __mmask64 late = _mm512_movepi8_mask(from[band]);  // 128 and more
-      _mm512_storeu_si512(planes + band * count + i, _mm512_mask_permutexvar_epi8(early, late, from[band], c));
+      _mm512_storeu_si512(planes + band * count + i,
+                          _mm512_mask_permutexvar_epi8(early, late, from[band], c));
     }
   }
   return i;

@@ -14,7 +14,8 @@ void texture_cpu(const void* image, Value type, const uint8_t* valid, float* aut
                  float* sharpness, TextureShape shape) {
   const TextureKernel& kernel = texture_kernel(isa());
   const int threads = static_cast<int>(std::clamp<int64_t>(shape.images, 1, omp_get_max_threads()));
-  std::vector<AlignedBuffer<double>> scratch;  // allocated here: an exception must not leave a parallel region
+  std::vector<AlignedBuffer<double>>
+      scratch;  // allocated here: an exception must not leave a parallel region
   for (int t = 0; t < threads; ++t) scratch.emplace_back(texture_scratch(shape));
   const int64_t pixels = shape.height * shape.width, values = pixels * shape.channels;
 

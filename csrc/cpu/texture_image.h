@@ -289,7 +289,8 @@ TextureResult texture(const T* image, const uint8_t* valid, const TextureShape& 
           sharpness / static_cast<double>(next)};
 }
 
-// The pixels go in parts, whose counts are added up side by side, in bytes, for as long as these can hold them.
+// The pixels go in parts, whose counts are added up side by side, in bytes, for as long as these can hold
+// them.
 inline int64_t saturated(const uint8_t* bin, const uint8_t* valid, int64_t pixels, int64_t channels,
                          uint8_t* scratch) {
   constexpr int64_t kPart = kSaturatedPart, kMost = 255 * kPart;

@@ -1,5 +1,6 @@
-// The texture statistics of a uint8 image without a mask, nearly every image there is, in 16-bit integers: bands
-// apart, so that the products of neighbouring pixels can be summed in pairs. Internal linkage: see kmeans_tile.h.
+// The texture statistics of a uint8 image without a mask, nearly every image there is, in 16-bit integers:
+// bands apart, so that the products of neighbouring pixels can be summed in pairs. Internal linkage: see
+// kmeans_tile.h.
 //
 // I is a register of 16-bit values: V, kPixels (a multiple of kTextureBlock), and what it can do.
 #pragma once
@@ -12,8 +13,8 @@ namespace {
 template <typename I>
 struct Masks {
   using V = typename I::V;
-  V square;                  // of the squares of a block, named by their left column
-  V ends;                    // first and last columns of a block, which only the squares on one side hold
+  V square;                    // of the squares of a block, named by their left column
+  V ends;                      // first and last columns of a block, which only the squares on one side hold
   V inside, across, bendable;  // pixels of the image; with a right neighbour; with one on both sides
 };
 
@@ -29,7 +30,8 @@ struct Sums {
 //   row: in the first of them; `above`, `below`: whether there are rows before and after it
 //   kEdge: whether some pixels lie outside the image or lack a neighbour
 template <typename I, bool kEdge>
-Sums<I> strip_sums(const uint8_t* row, int64_t stride, int64_t rows, bool above, bool below, const Masks<I>& m) {
+Sums<I> strip_sums(const uint8_t* row, int64_t stride, int64_t rows, bool above, bool below,
+                   const Masks<I>& m) {
   using V = typename I::V;
   const auto square = [](V sum, V of) { return I::dot(sum, of, of); };
   const auto only = [](V of, V mask) { return kEdge ? I::both(of, mask) : of; };
@@ -37,7 +39,8 @@ Sums<I> strip_sums(const uint8_t* row, int64_t stride, int64_t rows, bool above,
   V bend = I::sub(top, I::sub(here, I::load(row - 1))), up = I::zero();
   if (above) up = I::sub(here, I::load(row - stride));
   V top_in = I::both(top, m.square);
-  V product = I::zero(), other = I::zero(), inner = I::zero(), once = square(I::zero(), top_in), across = I::zero();
+  V product = I::zero(), other = I::zero(), inner = I::zero(), once = square(I::zero(), top_in),
+    across = I::zero();
   V down = I::zero(), gap = I::zero(), curve = I::zero();
   for (int64_t y = 0;; ++y) {
     across = square(across, only(top, m.across));
@@ -61,19 +64,22 @@ Sums<I> strip_sums(const uint8_t* row, int64_t stride, int64_t rows, bool above,
   once = square(once, top_in);
   // Two squares hold each difference, but for those counted in `once`.
   const V twice = I::add32(inner, down);
-  return {I::add32(product, other), I::sub32(I::add32(twice, twice), once), across, I::add32(down, gap), curve};
+  return {I::add32(product, other), I::sub32(I::add32(twice, twice), once), across, I::add32(down, gap),
+          curve};
 }
 
 template <typename I>
-TextureResult texture_planes(const uint8_t* image, const uint8_t* valid, const TextureShape& s, double* scratch) {
+TextureResult texture_planes(const uint8_t* image, const uint8_t* valid, const TextureShape& s,
+                             double* scratch) {
   using V = typename I::V;
   if (valid) return texture<float>(image, valid, s, scratch);
   constexpr int64_t kBlocks = I::kPixels / kTextureBlock;
   const int64_t height = s.height, width = s.width, bands = s.channels;
-  constexpr int64_t kLanes = I::kPixels / 4;  // 64-bit ones
+  constexpr int64_t kLanes = I::kPixels / 4;                // 64-bit ones
   auto* const total = reinterpret_cast<int64_t*>(scratch);  // [bands, 3, kLanes]: across, down, curve
   double* const ratio = scratch + 3 * kLanes * bands;       // [bands, kBlocks]
-  auto* const planes = reinterpret_cast<uint8_t*>(ratio + kBlocks * bands) + I::kPixels;  // read past both ends
+  auto* const planes =
+      reinterpret_cast<uint8_t*>(ratio + kBlocks * bands) + I::kPixels;  // read past both ends
   for (int64_t i = 0; i < 3 * kLanes * bands; ++i) total[i] = 0;
 
   double correlations = 0;

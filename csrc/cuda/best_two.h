@@ -9,9 +9,9 @@
 
 namespace rsprune {
 
-constexpr int kColumnBits = 5;  // a thread has at most 32 columns of a row in a tile
-constexpr float kUnusable = 3e38f;  // half norm of a centre that cannot be chosen: its score stays finite, as an
-                                    // infinity with a column in its low bits would be NaN
+constexpr int kColumnBits = 5;      // a thread has at most 32 columns of a row in a tile
+constexpr float kUnusable = 3e38f;  // half norm of a centre that cannot be chosen: its score stays finite, as
+                                    // an infinity with a column in its low bits would be NaN
 
 RSPRUNE_INLINE uint32_t float_bits(float v) {
 #ifdef __CUDA_ARCH__

@@ -16,7 +16,8 @@
 //                 rounded up to 16. More guard bits or larger blocks, as later units have, lose less.
 //   half norm     rounded once to float32, subtracted with one rounding: 2^-24 (half norm + |score|) each.
 //   column        2^(kColumnBits - 23) |score|.
-//   underflow     results below 2^-126 may be flushed: D + 2 times that, and for products of subnormal x' or c'
+//   underflow     results below 2^-126 may be flushed: D + 2 times that, and for products of subnormal x' or
+//   c'
 //                 as much again, scaled by the other's size.
 #pragma once
 #include <cmath>
@@ -56,7 +57,8 @@ RSPRUNE_INLINE bool proven(const Screened& s, double gap) {
   return s.label >= 0 && s.best > -1e37f && static_cast<double>(s.best) - s.second > gap;
 }
 
-// Centres with a score below this cannot be the nearest; -inf where no score can tell (then all are compared).
+// Centres with a score below this cannot be the nearest; -inf where no score can tell (then all are
+// compared).
 RSPRUNE_INLINE float candidate_threshold(const Screened& s, double gap) {
   const double limit = static_cast<double>(s.best) - gap;
   return limit > -1e37 && limit < 1e37 ? static_cast<float>(limit - 0x1p-22 * fabs(limit)) : -INFINITY;

@@ -1,11 +1,10 @@
-#include "entropy.h"
-
 #include <cstdlib>
 
 #include "cuda/entropy_fast.cuh"
 #include "cuda/entropy_simple.cuh"
 #include "cuda/launch.cuh"
 #include "cuda/route.h"
+#include "entropy.h"
 
 namespace rsprune {
 namespace {
@@ -17,9 +16,7 @@ struct Call {
   EntropyShape shape;
   cudaStream_t stream;
   int64_t patches() const { return shape.images * shape.rows() * shape.cols(); }
-  int64_t area() const {
-    return std::min(shape.patch, shape.height) * std::min(shape.patch, shape.width);
-  }
+  int64_t area() const { return std::min(shape.patch, shape.height) * std::min(shape.patch, shape.width); }
 };
 
 template <typename T>

@@ -1,5 +1,5 @@
-// One warp per patch, its own histogram of each band in shared memory, and one read of the pixels in pieces of
-// 16 or 8 bytes. Adding 1 to a shared counter is one instruction that counts equal bins of a warp together
+// One warp per patch, its own histogram of each band in shared memory, and one read of the pixels in pieces
+// of 16 or 8 bytes. Adding 1 to a shared counter is one instruction that counts equal bins of a warp together
 // (ATOMS.POPC.INC), so constant and smooth patches are not slower than noise. For patches of at most 4096
 // pixels: sums of T then fit 32 bits.
 #pragma once
@@ -13,8 +13,8 @@ constexpr int kBins = 256;
 constexpr int kMostArea = 4096;
 constexpr int kMostBands = 16;
 
-// A histogram is 1024 bytes at a multiple of 1024, so a counter's address is bits of the value and bits of the
-// base put together: one shift and one logical operation. Band b's counters are permuted by b, so that
+// A histogram is 1024 bytes at a multiple of 1024, so a counter's address is bits of the value and bits of
+// the base put together: one shift and one logical operation. Band b's counters are permuted by b, so that
 // bands of equal values are not in one bank; the sum over all counters does not mind.
 constexpr uint32_t kHistogramBytes = kBins * 4;
 RSPRUNE_INLINE uint32_t histogram_base(int first, int band) {

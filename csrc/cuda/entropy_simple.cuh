@@ -61,7 +61,8 @@ __global__ void __launch_bounds__(kThreads)
         for (int w = 0; w < kWarps; ++w) total += sums[w], counted += counts[w];
         const double scale = static_cast<double>(counted) * kEntropyScale;
         out[p * s.channels + c] =
-            counted ? static_cast<float>(static_cast<double>(entropy_term(counted) - total) / scale) : nanf("");
+            counted ? static_cast<float>(static_cast<double>(entropy_term(counted) - total) / scale)
+                    : nanf("");
       }
     }
   }

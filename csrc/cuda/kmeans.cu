@@ -1,7 +1,5 @@
 // Launches of the assignment. The simple route needs two kernels and no memory; those on matrix units score
 // in 16 bits (screen_mma.cuh, screen_wgmma.cuh), prove what they can (certify.cuh) and decide the rest.
-#include "kmeans.h"
-
 #include <cstdlib>
 #include <string>
 
@@ -12,6 +10,7 @@
 #include "cuda/route.h"
 #include "cuda/screen_mma.cuh"
 #include "cuda/screen_wgmma.h"
+#include "kmeans.h"
 
 namespace rsprune {
 namespace {

@@ -129,8 +129,7 @@ __global__ void __launch_bounds__(kThreads)
       if (distance) nearest.distance = squared_distance(row, center + nearest.label * s.dim, s.dim);
     } else {
       nearest.label = -1;
-      for (int64_t k = 0; k < s.clusters; ++k)
-        consider(row, center, s.dim, static_cast<int32_t>(k), nearest);
+      for (int64_t k = 0; k < s.clusters; ++k) consider(row, center, s.dim, static_cast<int32_t>(k), nearest);
       if (threadIdx.x % 32 == 0) {
         label[i] = nearest.label;
         if (rechecked) atomicAdd(reinterpret_cast<unsigned long long*>(rechecked), 1ull);

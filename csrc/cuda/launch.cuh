@@ -35,8 +35,7 @@ template <typename... Parameters>
 int resident_blocks(void (*kernel)(Parameters...), int threads, int shared_bytes) {
   int blocks = 0;
   allow_shared(kernel, shared_bytes);
-  RSPRUNE_CUDA_CHECK(
-      cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared_bytes));
+  RSPRUNE_CUDA_CHECK(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&blocks, kernel, threads, shared_bytes));
   return std::max(blocks, 1) * multiprocessors();
 }
 

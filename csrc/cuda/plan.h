@@ -9,16 +9,16 @@
 namespace rsprune {
 
 constexpr int64_t kRowMemory = int64_t{128} << 20;  // bytes for what is kept per row of x
-constexpr int64_t kMostRows = int64_t{1} << 22;       // of a chunk
-constexpr int64_t kRowStep = 256;                     // a chunk is a multiple of it
+constexpr int64_t kMostRows = int64_t{1} << 22;     // of a chunk
+constexpr int64_t kRowStep = 256;                   // a chunk is a multiple of it
 constexpr int64_t kL2Share = int64_t{16} << 20;     // bytes of rows that blocks at work may read at once
 
 // For points x clusters x dim; `pack`: rows are copied to 16 bits first.
 struct AssignPlan {
-  int64_t pitch;    // values from one row to the next, of packed rows and centres
+  int64_t pitch;  // values from one row to the next, of packed rows and centres
   int center_tiles;
-  int64_t chunk;    // rows at a time, a multiple of kRowStep
-  int splits;       // groups of centres that different blocks score
+  int64_t chunk;  // rows at a time, a multiple of kRowStep
+  int splits;     // groups of centres that different blocks score
   // Offsets in the workspace, bytes; all multiples of 256. `zeroed` begins with what starts as zeros.
   int64_t zeroed, centers, half_norm, best, second, label, unproven, threshold, rows, bytes;
 
@@ -26,8 +26,8 @@ struct AssignPlan {
 };
 
 // tile_rows: rows of a block; slots: blocks that run at once; resident: rows are read from L2 only once.
-inline AssignPlan assign_plan(int64_t points, int64_t clusters, int64_t dim, bool pack,
-                              int64_t tile_rows, int64_t slots, bool resident) {
+inline AssignPlan assign_plan(int64_t points, int64_t clusters, int64_t dim, bool pack, int64_t tile_rows,
+                              int64_t slots, bool resident) {
   AssignPlan p{};
   p.pitch = (dim + kChunk - 1) / kChunk * kChunk;
   p.center_tiles = static_cast<int>((clusters + kCenterTile - 1) / kCenterTile);

@@ -69,9 +69,8 @@ __global__ void __launch_bounds__(256)
 
 // x [rows, dim] -> packed [rows, pitch], zeros beyond dim.
 template <typename T, typename H>
-__global__ void __launch_bounds__(256)
-    pack_rows_kernel(const T* __restrict__ x, H* __restrict__ packed, int64_t rows, int64_t dim,
-                     int64_t pitch) {
+__global__ void __launch_bounds__(256) pack_rows_kernel(const T* __restrict__ x, H* __restrict__ packed,
+                                                        int64_t rows, int64_t dim, int64_t pitch) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * blockDim.x;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < rows * pitch; i += step) {
     const int64_t row = i / pitch, j = i % pitch;

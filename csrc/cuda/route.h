@@ -37,7 +37,8 @@ inline EntropyRoute entropy_route(const char* wish, int capability) {
   if (name != "fast")
     throw std::invalid_argument("RSPRUNE_CUDA_ENTROPY must be auto, simple or fast, got " + name);
   if (capability < 80)
-    throw std::invalid_argument("RSPRUNE_CUDA_ENTROPY=fast needs a device of compute capability 8.0 or later");
+    throw std::invalid_argument(
+        "RSPRUNE_CUDA_ENTROPY=fast needs a device of compute capability 8.0 or later");
   return EntropyRoute::fast;
 }
 

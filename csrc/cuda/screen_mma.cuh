@@ -1,6 +1,7 @@
 // Scores on matrix units through mma.sync (sm_80 and later): blocks of 128 rows against tiles of 128 centres,
-// in slabs of 64 dimensions that cp.async brings while the previous one is multiplied. Two kernels use it: one
-// keeps the best two scores of every row, the other collects the candidates of unproven rows and decides them.
+// in slabs of 64 dimensions that cp.async brings while the previous one is multiplied. Two kernels use it:
+// one keeps the best two scores of every row, the other collects the candidates of unproven rows and decides
+// them.
 #pragma once
 #include "cuda/exact_rows.cuh"
 #include "cuda/ptx.cuh"
@@ -71,8 +72,8 @@ __device__ __forceinline__ void multiply_slab(const unsigned char* rows, const u
 
 // Calls on_tile(tile, scores) with the products of the block's rows and each tile of centres in turn.
 template <typename H, typename RowOf, typename OnTile>
-__device__ __forceinline__ void score_rows(unsigned char* shared, const Operands<H>& operands,
-                                           int first_tile, int last_tile, RowOf row_of, OnTile on_tile) {
+__device__ __forceinline__ void score_rows(unsigned char* shared, const Operands<H>& operands, int first_tile,
+                                           int last_tile, RowOf row_of, OnTile on_tile) {
   const Place place;
   const int slabs = static_cast<int>((operands.pitch + kSlab - 1) / kSlab);
   const int64_t steps = static_cast<int64_t>(last_tile - first_tile) * slabs;
@@ -148,8 +149,8 @@ __global__ void __launch_bounds__(kThreads, 2)
                    for (int m = 0; m < 2; ++m)
 #pragma unroll
                      for (int i = 0; i < 4; ++i)
-                       two[m][i / 2].add(with_column(scores[m][group][i] - (i % 2 ? half.y : half.x),
-                                                     group * 2 + i % 2));
+                       two[m][i / 2].add(
+                           with_column(scores[m][group][i] - (i % 2 ? half.y : half.x), group * 2 + i % 2));
                  }
 #pragma unroll
                  for (int i = 0; i < 4; ++i)

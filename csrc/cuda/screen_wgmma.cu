@@ -1,7 +1,6 @@
-#include "cuda/screen_wgmma.h"
-
 #include "cuda/launch.cuh"
 #include "cuda/screen_wgmma.cuh"
+#include "cuda/screen_wgmma.h"
 #include "cuda/tensor_map.cuh"
 
 namespace rsprune::screen_wgmma {

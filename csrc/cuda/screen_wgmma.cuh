@@ -1,11 +1,11 @@
 // Scores on Hopper's matrix units (sm_90a): 256 rows x 128 centres a tile. One warp keeps the tensor copy
-// engine busy; two warpgroups of 128 rows each multiply by wgmma straight from shared memory and keep the best
-// two scores of every row. Persistent: a block takes work items (rows x group of centres) in turn.
+// engine busy; two warpgroups of 128 rows each multiply by wgmma straight from shared memory and keep the
+// best two scores of every row. Persistent: a block takes work items (rows x group of centres) in turn.
 //
 // Two forms. Resident, up to 128 dimensions: the rows stay in shared memory while all centres of the group
-// stream by, and the next item's rows arrive meanwhile; the warpgroups take turns at the matrix units, so that
-// one searches its scores for the best two while the other multiplies. Streaming: rows and centres
-// come in slabs of 64 dimensions; the second warpgroup starts two slabs behind, and stays behind, so that the
+// stream by, and the next item's rows arrive meanwhile; the warpgroups take turns at the matrix units, so
+// that one searches its scores for the best two while the other multiplies. Streaming: rows and centres come
+// in slabs of 64 dimensions; the second warpgroup starts two slabs behind, and stays behind, so that the
 // searches do not meet either.
 #pragma once
 #include "cuda/ptx.cuh"
@@ -13,14 +13,14 @@
 
 namespace rsprune::wgmma {
 
-constexpr int kGroupThreads = 128;                   // a warpgroup
-constexpr int kConsumers = 2;                        // warpgroups that multiply; the third one copies
+constexpr int kGroupThreads = 128;  // a warpgroup
+constexpr int kConsumers = 2;       // warpgroups that multiply; the third one copies
 constexpr int kThreads = (kConsumers + 1) * kGroupThreads;
-constexpr int kGroupRows = 128;                      // two wgmma of 64 rows
+constexpr int kGroupRows = 128;  // two wgmma of 64 rows
 constexpr int kRows = kConsumers * kGroupRows;
-constexpr int kRowSlabBytes = kRows * kRowBytes;            // 32 KB
-constexpr int kCenterSlabBytes = kCenterTile * kRowBytes;   // 16 KB
-constexpr int kResidentSlabs = 2;                           // 128 dimensions
+constexpr int kRowSlabBytes = kRows * kRowBytes;                  // 32 KB
+constexpr int kCenterSlabBytes = kCenterTile * kRowBytes;         // 16 KB
+constexpr int kResidentSlabs = 2;                                 // 128 dimensions
 constexpr int kProducerRegisters = 40, kConsumerRegisters = 232;  // 40 + 2 x 232 <= 3 x 168
 
 template <bool kResident>
@@ -32,7 +32,8 @@ struct Form {
   static constexpr int kBarriers = 2 * (kStages + kRowBuffers);
   static constexpr int kBytes = kStages * kStageBytes + kRowBuffers * kRowBufferBytes + kBarriers * 8 + 1024;
 };
-static_assert(Form<true>::kBytes <= 232448 && Form<false>::kBytes <= 232448, "what a block of sm_90 can have");
+static_assert(Form<true>::kBytes <= 232448 && Form<false>::kBytes <= 232448,
+              "what a block of sm_90 can have");
 // A warpgroup may run a whole tile ahead of the other, which then still holds the slabs of its own.
 static_assert(Form<true>::kStages >= 2 * kResidentSlabs, "the turns would wait for each other");
 
@@ -63,7 +64,8 @@ __global__ void __launch_bounds__(kThreads, 1)
   unsigned char* shared = ptx::dynamic_shared();
   unsigned char* row_buffers = shared + F::kStages * F::kStageBytes;
   auto* full = reinterpret_cast<uint64_t*>(row_buffers + F::kRowBuffers * F::kRowBufferBytes);
-  uint64_t *empty = full + F::kStages, *rows_full = empty + F::kStages, *rows_empty = rows_full + F::kRowBuffers;
+  uint64_t *empty = full + F::kStages, *rows_full = empty + F::kStages,
+           *rows_empty = rows_full + F::kRowBuffers;
 
   const int group = threadIdx.x / kGroupThreads, lane = threadIdx.x % 32;
   if (threadIdx.x == 0) {
@@ -135,10 +137,9 @@ __global__ void __launch_bounds__(kThreads, 1)
           if (lagging && group == 1 && slab == 0) ptx::group_sync(kLag, kConsumers * kGroupThreads);
           ptx::barrier_wait(full + ring.stage, ring.parity);
           const uint32_t stage = stages + ring.stage * F::kStageBytes;
-          const uint32_t rows =
-              kResident ? stages + F::kStages * F::kStageBytes + buffer.stage * F::kRowBufferBytes +
-                              slab * kRowSlabBytes
-                        : stage + kCenterSlabBytes;
+          const uint32_t rows = kResident ? stages + F::kStages * F::kStageBytes +
+                                                buffer.stage * F::kRowBufferBytes + slab * kRowSlabBytes
+                                          : stage + kCenterSlabBytes;
           multiply_slab<H>(scores, rows + own_rows, stage, slab == 0);
           if (lagging && group == 0 && slab == 1) ptx::group_arrive(kLag, kConsumers * kGroupThreads);
           if (previous >= 0) {  // one slab stays in flight; the one before it has been read

@@ -1,8 +1,9 @@
 // Sums of rows that a sort by label has brought together: no atomics, and always the same order of additions.
 //
 // The sorted sequence is cut into chunks of kChunkRows, one warp each. A run of equal labels that lies inside
-// a chunk is a whole cluster and is added to its sum at once; a run that reaches the chunk's first or last row
-// may go on elsewhere and is left in `partial` for the second kernel, which adds a cluster's parts in order.
+// a chunk is a whole cluster and is added to its sum at once; a run that reaches the chunk's first or last
+// row may go on elsewhere and is left in `partial` for the second kernel, which adds a cluster's parts in
+// order.
 #pragma once
 #include "cuda/exact_rows.cuh"
 
@@ -65,8 +66,7 @@ __global__ void __launch_bounds__(256)
       if (inside && !s.skipped(current)) {
         double* to = at_start || at_end ? partial + (chunk * 2 + !at_start) * s.dim : sum + current * s.dim;
 #pragma unroll
-        for (int j = 0; j < kWidth; ++j)
-          to[dim + j] = at_start || at_end ? total[j] : to[dim + j] + total[j];
+        for (int j = 0; j < kWidth; ++j) to[dim + j] = at_start || at_end ? total[j] : to[dim + j] + total[j];
       }
 #pragma unroll
       for (int j = 0; j < kWidth; ++j) total[j] = 0;
@@ -79,8 +79,7 @@ __global__ void __launch_bounds__(256)
       for (int a = 0; a < kAhead; ++a) {
         const int64_t at = min(i + a, end - 1);
         label[a] = s.label[at];
-        if (inside)
-          ahead[a] = *reinterpret_cast<const Vector<T, kWidth>*>(x + s.row[at] * s.dim + dim);
+        if (inside) ahead[a] = *reinterpret_cast<const Vector<T, kWidth>*>(x + s.row[at] * s.dim + dim);
       }
 #pragma unroll
       for (int a = 0; a < kAhead; ++a) {

@@ -16,7 +16,8 @@ inline PFN_cuTensorMapEncodeTiled_v12000 encode_tiled() {
   RSPRUNE_CUDA_CHECK(cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000,
                                                       cudaEnableDefault, &found));
   if (found != cudaDriverEntryPointSuccess)
-    throw std::runtime_error("the CUDA driver has no cuTensorMapEncodeTiled; version 12.0 or later is needed");
+    throw std::runtime_error(
+        "the CUDA driver has no cuTensorMapEncodeTiled; version 12.0 or later is needed");
   return reinterpret_cast<PFN_cuTensorMapEncodeTiled_v12000>(function);
 }
 

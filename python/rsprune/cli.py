@@ -20,6 +20,7 @@ import typer
 from rsprune import config, engine, stages
 from rsprune.api import check_workers
 from rsprune.config import absolute, source_values
+from rsprune.engine_ray import Ray
 from rsprune.errors import ConfigError, RspruneError
 from rsprune.export import Format
 from rsprune.run import Run
@@ -69,7 +70,8 @@ COMMON: dict[str, tuple[Any, Any]] = {
     "verbose": (bool, typer.Option("-v", "--verbose", help="Show the traceback of an error.")),
 }
 ABSENT = {"device": "cpu", "overwrite": False, "quiet": False}  # for verbs without these options
-READS_THE_RUN = ("seed", "workers", "device", "config_file")  # options that change nothing once it is finished
+# Options that change nothing about a run that is finished.
+READS_THE_RUN = ("seed", "workers", "device", "config_file")
 DEFAULTS = {"device": "auto", "overwrite": False, "as_json": False, "quiet": False, "verbose": False}
 
 
@@ -216,14 +218,16 @@ def _wanted(
             **{k: {**base.get(k, {}), **v} if isinstance(v, dict) else v for k, v in extra.items()},
         }
     settings = config.settings(_values(base, sources or [], flags))
+    cluster = _cluster(path, flags)
     device = engine.choose_device(flags["device"])
     if flags["device"] == "auto":
         terminal.say(f"device: {device}")
     job = stages.Job(
-        run,
+        Run(cluster.folder) if cluster else run,  # nodes have working folders of their own
         settings,
         workers=check_workers(flags["workers"]),
         device=device,
+        cluster=cluster,
         overwrite=flags["overwrite"],
         progress=terminal.progress,
         say=terminal.say,
@@ -231,7 +235,16 @@ def _wanted(
     return job, terminal
 
 
-@verb("source", "scan", "score", "embed", "filter", "cluster", "select")
+def _cluster(path: Path, flags: dict[str, Any]) -> Ray | None:
+    """The cluster that flags ask for, None where parts are computed on this machine. Raises `ConfigError`."""
+    given = {name: flags.get(name) for name in config.EngineConfig.__pydantic_fields__}
+    wanted = config.checked(config.EngineConfig, {k: v for k, v in given.items() if v is not None})
+    if wanted.engine == "local":
+        return None
+    return Ray(path.absolute(), wanted.address, flags["workers"], wanted.gpus_per_worker)
+
+
+@verb("source", "scan", "score", "embed", "filter", "cluster", "select", config.EngineConfig)
 def run(
     data: Data = None,
     *,
@@ -254,7 +267,7 @@ def run(
         terminal.summary(job.run)
 
 
-@verb("source", "scan")
+@verb("source", "scan", config.EngineConfig)
 def scan(data: Data = None, *, out: Out, flags: dict[str, Any]) -> None:
     """List images or windows, read headers, settle radiometry."""
     with _job(out, flags, [source_values(p) for p in data or ()]) as (job, terminal):
@@ -262,7 +275,7 @@ def scan(data: Data = None, *, out: Out, flags: dict[str, Any]) -> None:
         terminal.finished("scan", job.run)
 
 
-@verb("score")
+@verb("score", config.EngineConfig)
 def score(run: RunDir, flags: dict[str, Any]) -> None:
     """Entropy and the guards of every image."""
     with _job(run, flags) as (job, terminal):
@@ -270,7 +283,7 @@ def score(run: RunDir, flags: dict[str, Any]) -> None:
         terminal.finished("score", job.run)
 
 
-@verb("embed")
+@verb("embed", config.EngineConfig)
 def embed(run: RunDir, flags: dict[str, Any]) -> None:
     """Features of every image, from an encoder or a file."""
     with _job(run, flags) as (job, terminal):
@@ -364,7 +377,7 @@ def compare(
     Terminal(quiet=flags["quiet"], as_json=flags["as_json"]).comparison(facts)
 
 
-@verb("source", "scan", "embed", without=("embeddings", "transform_sample"))
+@verb("source", "scan", "embed", config.EngineConfig, without=("embeddings", "transform_sample"))
 def reference(
     data: Annotated[
         str,

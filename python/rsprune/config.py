@@ -254,6 +254,25 @@ class SelectConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class EngineConfig:
+    """Where parts are computed; no result depends on it, so a run does not remember it."""
+
+    engine: Literal["local", "ray"] = Field("local", description="Processes of this machine, or a Ray cluster.")
+    address: str | None = Field(
+        None, description="Of the Ray cluster: auto or HOST:PORT; starts one here if not given."
+    )
+    gpus_per_worker: float = Field(
+        0.0, ge=0, description="GPUs per worker on the Ray cluster, such as 0.5; 0 uses CPUs."
+    )
+
+    @model_validator(mode="after")
+    def _check(self):
+        if self.engine != "ray" and (self.address or self.gpus_per_worker):
+            raise ValueError("--address and --gpus-per-worker need --engine ray")
+        return self
+
+
+@dataclass(frozen=True, config=STRICT)
 class Settings:
     scan: ScanConfig = field(default_factory=ScanConfig)
     score: ScoreConfig = field(default_factory=ScoreConfig)

@@ -58,21 +58,24 @@ class Ray:
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False  # ours follows the images
         context.max_errored_blocks = -1  # the other parts go on where a worker dies
-        waiting = dict.fromkeys(range(len(tasks)))
+        waiting, lost = dict.fromkeys(range(len(tasks))), ""
         for _ in range(ATTEMPTS):
-            for i, outcome in self._outcomes(ray, function, tasks, list(waiting)):
-                if i in waiting:  # else the result was lost with its node, and has come a second time
-                    del waiting[i]
-                    yield _result(outcome, tasks[i])
+            try:
+                for i, outcome in self._outcomes(ray, function, tasks, list(waiting)):
+                    if i in waiting:  # else the result was lost with its node, and has come a second time
+                        del waiting[i]
+                        yield _result(outcome, tasks[i])
+            except ray.exceptions.RayError as error:
+                lost = f" ({_one_line(error)})"
             if not waiting:
                 return
         for i in waiting:
-            yield Failed(tasks[i], f"lost its worker process {ATTEMPTS} times")
+            yield Failed(tasks[i], f"lost its worker process {ATTEMPTS} times{lost}")
 
     def _outcomes(
         self, ray: Any, function: Callable[[T], int], tasks: Sequence[T], wanted: Sequence[int]
     ) -> Iterator[tuple[int, dict[str, Any]]]:
-        """What came of the `wanted` tasks, in any order; those are missing whose worker or node was lost."""
+        """What came of the `wanted` tasks, in any order; those are missing whose worker was lost. Raises `RayError`."""
         parts = ray.data.from_items([{"id": i} for i in wanted], override_num_blocks=len(wanted)).map_batches(
             _Worker,
             fn_constructor_args=(function, list(tasks)),
@@ -85,21 +88,21 @@ class Ray:
                 max_size=min(self.workers or self._slots(ray), len(wanted)),
                 max_tasks_in_flight_per_actor=1,
             ),
+            # Once lost a task is not sent to a new worker by Ray, which would go on for ever, but by `map_parts`.
             max_restarts=-1,
             max_task_retries=0,
         )
-        try:
-            for row in parts.iter_rows():
-                yield int(row["id"]), json.loads(row["outcome"])
-        except ray.exceptions.RayError as error:
-            logging.getLogger(__name__).debug("the data set ended early: %s", error)
+        for row in parts.iter_rows():
+            yield int(row["id"]), json.loads(row["outcome"])
 
     def _slots(self, ray: Any) -> int:
         free = ray.cluster_resources()
         if not self.gpus:
             return max(1, int(free.get("CPU", 1)))
         if not free.get("GPU"):
-            raise ConfigError("the Ray cluster has no GPU: leave --gpus-per-worker out, or add a node with one")
+            raise ConfigError(
+                "the Ray cluster has no GPU: leave --gpus-per-worker out, or add a node with one"
+            )
         return max(1, int(free["GPU"] / self.gpus))
 
     def _connect(self) -> Any:

@@ -42,7 +42,7 @@ def admit(folder: Path, stage: str, fingerprint: str, *, overwrite: bool = False
 
 def discard(folder: Path, stage: str) -> None:
     """Lets go of all that a stage has computed; its settings stay."""
-    _unfinish_after(folder, stage)
+    unfinish_after(folder, stage)
     replace(Marker.load(folder, stage), complete=False, inputs="").save(folder, stage)
     _empty(folder, stage)
 
@@ -65,7 +65,7 @@ def prepare(folder: Path, stage: str, inputs: str, names: Sequence[str] | None) 
     if stage not in READS_IMAGES:
         if marker.complete and all(map(is_whole, [*outputs, *files])):
             return False
-        _unfinish_after(folder, stage)
+        unfinish_after(folder, stage)
         replace(marker, complete=False).save(folder, stage)
         return True
 
@@ -78,7 +78,7 @@ def prepare(folder: Path, stage: str, inputs: str, names: Sequence[str] | None) 
     if marker == done and in_place and not (void or redo or broken):
         return False
 
-    _unfinish_after(folder, stage)
+    unfinish_after(folder, stage)
     replace(marker, complete=False, inputs="" if void else inputs).save(folder, stage)
     if void:
         _empty(folder, stage)
@@ -120,7 +120,8 @@ def _arrange(folder: Path, stage: str, names: Sequence[str]) -> None:
             file.rename(part_file(folder, stage, name))
 
 
-def _unfinish_after(folder: Path, stage: str) -> None:
+def unfinish_after(folder: Path, stage: str) -> None:
+    """Lets later stages begin again; of those that read images all parts stay that can."""
     for later in reversed(STAGES[STAGES.index(stage) + 1 :]):
         if later not in READS_IMAGES:
             _forget(folder, later)

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
-from rsprune.reading import COLUMNS, Reader
 from rsprune.columns import Columns
+from rsprune.reading import COLUMNS, Reader
 
 THUMBNAIL = 64  # pixels
 SMALL = 40  # pixels, in the picture that the maps take their tiles from

@@ -114,7 +114,9 @@ void plan(const int64_t* in, int64_t* out) {
 const char* route(const char* wish, int capability) {
   return guarded([&] {
     const AssignRoute r = assign_route(wish, capability);
-    throw std::runtime_error(r == AssignRoute::simple ? "= simple" : r == AssignRoute::mma ? "= mma" : "= wgmma");
+    throw std::runtime_error(r == AssignRoute::simple ? "= simple"
+                             : r == AssignRoute::mma  ? "= mma"
+                                                      : "= wgmma");
   });
 }
 }

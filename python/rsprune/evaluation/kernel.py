@@ -59,7 +59,9 @@ def kernel_distance(
 def _squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
     """Of [m, D] and [m, D], without the diagonals."""
     m = len(x)
-    within = sum(k.sum(dtype=np.float64) - np.trace(k, dtype=np.float64) for k in (_kernel(x, x), _kernel(y, y)))
+    within = sum(
+        k.sum(dtype=np.float64) - np.trace(k, dtype=np.float64) for k in (_kernel(x, x), _kernel(y, y))
+    )
     return within / (m * (m - 1)) - 2 * _kernel(x, y).mean(dtype=np.float64)
 
 

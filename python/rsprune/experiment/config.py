@@ -18,11 +18,12 @@ from rsprune.training.config import TrainConfig
 from rsprune.training.config import checked as checked_training
 
 REGIONS = ("pool", "reference", "metric", "tuning")
+BUILT_IN = ("bluemarble", "sentinel2")
 
 
 @dataclass(frozen=True, config=STRICT)
 class SceneConfig:
-    """A picture that tiles are cut from: `bluemarble`, `sentinel2`, or the path of an 8-bit RGB file."""
+    """A picture that tiles are cut from: one of `BUILT_IN`, or an 8-bit RGB file beside the experiment's."""
 
     path: str
     stride: int = Field(ge=1)  # pixels between tiles of the pool; the others lie twice as far apart
@@ -151,9 +152,6 @@ class ExperimentConfig:
     def steps(self) -> int:
         return self.measure.checkpoints[-1]
 
-    def arm(self, label: str) -> ArmConfig:
-        return next(arm for arm in self.arms if arm.label == label)
-
     def identity(self) -> dict[str, Any]:
         """All that the numbers of a run depend on; arms and seeds may be added to an experiment later."""
         free = ("arms", "seeds", "workers", "device", "primary", "title")
@@ -161,9 +159,12 @@ class ExperimentConfig:
 
 
 def load(path: Path) -> ExperimentConfig:
-    """The experiment that a TOML file describes; paths in it are relative to it. Raises `ConfigError`."""
+    """The experiment that a TOML file describes. Raises `ConfigError`."""
     values = load_values(path)
     values.setdefault("name", path.stem)
+    for scene in values.get("data", {}).get("scenes", []):
+        if scene.get("path") not in (*BUILT_IN, None):
+            scene["path"] = str(path.parent.absolute() / scene["path"])
     try:
         found = TypeAdapter(ExperimentConfig).validate_python(values)
     except ValidationError as e:

@@ -10,9 +10,9 @@ import numpy as np
 
 from rsprune import demo
 from rsprune.errors import ConfigError
+from rsprune.experiment.config import BUILT_IN
 from rsprune.radiometry import Radiometry
 
-BUILT_IN = ("bluemarble", "sentinel2")
 LAND_MASK = "lsmask_5min_l.bin"  # beside Blue Marble: 4320 x 2160, 1 is land, begins in the south
 
 

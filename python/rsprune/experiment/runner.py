@@ -125,6 +125,9 @@ def _requests(
         say(f"selecting: {run.arm.label}, seed {run.seed}")
         training = arms.select(settings, data, out, run.arm, run.seed, say=lambda _: None)
         found[run.folder] = training
+        if run.done:
+            _check_same(run, training)
+            continue
         run.folder.mkdir(parents=True, exist_ok=True)
         values = training_settings(settings, run.seed, run.folder) | training.settings()
         request = {
@@ -135,6 +138,16 @@ def _requests(
         write_json(run.folder / "request.json", request)
         write_json(run.folder / "arm.json", {"arm": run.arm.label, "seed": run.seed, **training.facts})
     return found
+
+
+def _check_same(run: Planned, training: arms.Training) -> None:
+    """Raises `ConfigError` where a run that is done was trained on other images."""
+    before = json.loads((run.folder / "arm.json").read_text("utf-8"))
+    if before["ids_hash"] != training.facts["ids_hash"]:
+        raise ConfigError(
+            f"{run.folder} was trained on another selection than {run.arm.label!r} now makes: give the arm "
+            "another name, or remove that folder"
+        )
 
 
 def _absolute(name: str, value: Any) -> Any:
@@ -156,7 +169,7 @@ def _floors(
     kept = {run.arm.label: found[run.folder].kept for run in plan if run.seed == plan[0].seed}
     kept.pop("reweighted", None)  # the same images as the full arm's
     rows = distances.floors(data, kept, settings.measure, device=settings.device)
-    write_json(path, rows)
+    write_json(path, [{**code(), **row} for row in rows])
 
 
 def _execute(

@@ -8,6 +8,7 @@ The process ends when its standard input does, so that nothing goes on when the 
 from __future__ import annotations
 
 import json
+import math
 import os
 import sys
 import threading
@@ -47,8 +48,6 @@ class Request:
 
 def training_settings(settings: ExperimentConfig, seed: int, folder: Path) -> dict[str, Any]:
     """Settings of `rsprune train` that all arms share, and the seed."""
-    import math
-
     values = dict(settings.training)
     if settings.network:
         network = folder / "network.json"

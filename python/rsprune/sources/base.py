@@ -38,7 +38,8 @@ class Item:
     @classmethod
     def unusable(cls, id: str, uri: str, reason: str, stamp: str = "") -> Item:
         """What cannot be read, and why; it is recorded instead of left out."""
-        return cls(id, uri, None, "!" + reason, stamp)
+        line = " ".join(reason.encode("utf-8", "backslashreplace").decode().split())  # names may be any bytes
+        return cls(id, uri, None, "!" + line, stamp)
 
     @property
     def why_unusable(self) -> str | None:

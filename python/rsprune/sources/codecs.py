@@ -13,6 +13,7 @@ from rsprune.errors import ConfigError, RspruneError, UnreadableImage
 from rsprune.sources.bands import Selection, as_image, stored_dtype
 from rsprune.sources.base import Header, Image, Window
 from rsprune.sources.blobs import HEAD, Blob, LocalFile, check_bytes
+from rsprune.sources.jp2 import check_boxes
 
 _LONG_HEAD = 2**24  # bytes in which the header of a JPEG with long metadata must lie
 MAX_PIXELS = 2**28  # decoded at once: 0.8 GB of RGB; a header can claim far more than its file holds
@@ -281,6 +282,8 @@ def _open_raster(blob: Blob, driver: str) -> Scene:
     from rsprune.sources.raster import RasterScene
 
     with decoding("cannot be opened"):
+        if driver == "JP2OpenJPEG":
+            check_boxes(blob)
         return RasterScene(blob, driver)
 
 

@@ -106,7 +106,7 @@ class Collection:
                     )
                 yield mask
         except UnreadableImage as error:
-            raise UnreadableImage(f"has a mask {path} that {error}") from error
+            raise UnreadableImage(f"has a mask {ids.encode(path)} that {error}") from error
 
     def _with_masks(self) -> Iterator[Item]:
         """Files that are no masks, their stamps with those of their masks."""

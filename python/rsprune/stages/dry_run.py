@@ -128,14 +128,15 @@ def _measure(job: Job, sample: Sequence[Listed]) -> tuple[dict[str, float], int]
         "score": _timed(lambda: score_part(ScorePart(run.path, name))) / n,
         "embed": 0.0,
     }
+    features = embedding_size(job)
     readable = pq.read_table(run.part("score", name), columns=["error"])["error"].null_count
     if not settings.embed.embeddings and readable:
         encoding = learn(job, settings.embed.encoder, run.path / STATE)
         run.save_settings(settings)
         rows = np.arange(n)
-        encode(run, name, rows[:4], encoding)
+        features = encode(run, name, rows[:4], encoding).shape[1]  # some know it only once they have learnt
         seconds["embed"] = _timed(lambda: encode(run, name, rows, encoding)) / readable
-    return {stage: round(s, 6) for stage, s in seconds.items()}, embedding_size(job)
+    return {stage: round(s, 6) for stage, s in seconds.items()}, features
 
 
 def _timed(work: Callable[[], Any]) -> float:

@@ -173,7 +173,7 @@ def _encode_all(job: Job, sample: Sample) -> None:
     if not path.exists():
         of_sample = [t for t in tasks if len(t.sample) and not is_whole(t.sample_path)]
         job.map(_encode_sample, of_sample, "embed (sample)", sum(len(t.sample) for t in of_sample))
-        encoder = encoding.load()
+        encoder = encoding.on(job.device).load()
         features = np.empty((len(sample), encoder.dim), np.float32)
         for k, task in enumerate(tasks):
             if len(task.sample):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,10 @@ class Encoding:
         """The encoder, ready to be called; the last one stays loaded. Raises `ConfigError`."""
         return _load(self)
 
+    def on(self, device: str) -> Encoding:
+        """The same on another device."""
+        return replace(self, device=device)
+
 
 @lru_cache(maxsize=1)
 def _load(encoding: Encoding) -> Encoder:
@@ -55,13 +59,13 @@ def learn(job: Job, name: str, state: Path) -> Encoding:
     run, encoder = job.run, Encoding(name, job.device).load()
     _check_bands(run, encoder)
     if not isinstance(encoder, LearntEncoder):
-        return Encoding(name, job.device)
+        return Encoding(name, job.worker_device)
     if not state.exists():
         sample = sample_images(run, encoder.fit_images, job.settings.seed)
         state.parent.mkdir(parents=True, exist_ok=True)
         with threadpool_limits(1):  # as in the parts: the number of threads changes the last bits
             save_state(state, name, encoder.fit(_images(run, sample), job.settings.seed))
-    return Encoding(name, job.device, state, sha256(state))
+    return Encoding(name, job.worker_device, state, sha256(state))
 
 
 def learnt(job: Job, name: str, state: Path | None) -> Encoding:
@@ -79,7 +83,7 @@ def learnt(job: Job, name: str, state: Path | None) -> Encoding:
             )
         encoding = Encoding(name, job.device, state, sha256(state))
     _check_bands(job.run, encoding.load())
-    return encoding
+    return encoding.on(job.worker_device)
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def features_by(job: Job, images: Job, encoder: str) -> RawFeatures:
     state = job.run.path / "references" / f"{_file_name(encoder)}-{of_pool}.safetensors"
     learn(job, encoder, state)
     encoding = learnt(images, encoder, state)
-    loaded = encoding.load()
+    loaded = encoding.on(job.device).load()
     return _raw(images, encoder, (loaded.name, loaded.weight_hash), lambda: encoding)
 
 
@@ -56,7 +56,7 @@ def features_alone(images: Job) -> RawFeatures:
     """Features of `images` by the encoder of their own settings. Raises `ConfigError` for one that learns."""
     name = images.settings.embed.encoder
     encoding = learnt(images, name, None)
-    loaded = encoding.load()
+    loaded = encoding.on(images.device).load()
     return _raw(images, name, (loaded.name, loaded.weight_hash), lambda: encoding)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 
 from rsprune import engine, resume
 from rsprune.config import Settings
+from rsprune.engine_ray import Ray
 from rsprune.errors import PartFailed, TooManyUnreadable
 from rsprune.run import Run, digest
 
@@ -32,15 +33,24 @@ def _silent(done: Iterable[int], description: str, images: int) -> Iterable[int]
 
 @dataclass(frozen=True)
 class Job:
-    """What every stage is given; `progress` follows the images done, `say` takes notices."""
+    """What every stage is given; `progress` follows the images done, `say` takes notices.
+
+    Parts are computed by `workers` processes of this machine, or by `cluster`.
+    """
 
     run: Run
     settings: Settings
     workers: int = field(default_factory=engine.default_workers)
     device: str = "cpu"
+    cluster: Ray | None = None
     overwrite: bool = False
     progress: Progress = _silent
     say: Callable[[str], None] = lambda sentence: None
+
+    @property
+    def worker_device(self) -> str:
+        """The device that parts are computed on."""
+        return self.cluster.device if self.cluster else self.device
 
     def admit(self, name: str, *settings: Any) -> None:
         """Raises `ConfigError` where stage `name` holds results of other `settings` that may not be thrown away."""
@@ -98,7 +108,7 @@ class Job:
 
         def done() -> Iterable[int]:
             nonlocal lost, allowed
-            for result in engine.map_parts(function, tasks, self.workers):
+            for result in self._computed(function, tasks):
                 if not isinstance(result, engine.Failed):
                     yield result
                     continue
@@ -121,6 +131,13 @@ class Job:
         for _ in self.progress(done(), stage, images):
             pass
 
+    def _computed(
+        self, function: Callable[[P], int], tasks: Sequence[P]
+    ) -> Iterator[int | engine.Failed[P]]:
+        if self.cluster:
+            return self.cluster.map_parts(function, tasks)
+        return engine.map_parts(function, tasks, self.workers)
+
     def _allowed(self, images: int) -> float:
         """Images of the run that may be unreadable; `images` are those still to do."""
         if self.settings.scan.on_error == "stop":
@@ -130,7 +147,7 @@ class Job:
         )
 
     def _done(self, function: Callable[[Any], int], tasks: Sequence[Any], description: str) -> Iterable[int]:
-        for result in engine.map_parts(function, tasks, self.workers):
+        for result in self._computed(function, tasks):
             if isinstance(result, engine.Failed):
                 self.run.note(failed=description, reason=result.reason, trace=result.trace)
                 raise PartFailed(

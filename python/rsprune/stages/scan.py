@@ -14,6 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from rsprune import resume
 from rsprune.config import SourceConfig
 from rsprune.errors import ConfigError, TooManyUnreadable, UnreadableImage
 from rsprune.files import write_json, write_table
@@ -83,6 +84,9 @@ def scan_listed(
                 check_disk(run.path, images, features())
             job.map_parts("scan", scan_part, _unread_part, missing, images)
             write_json(run.path / "radiometry.json", _radiometry(job))
+        elif job.overwrite and (declared := _radiometry(job)) != run.json("radiometry.json"):
+            resume.unfinish_after(run.path, "scan")
+            write_json(run.path / "radiometry.json", declared)
     forget_listing(run)
     check_readable(job, "scan")
 

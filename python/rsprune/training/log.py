@@ -29,7 +29,7 @@ class Log:
             self._file = (output / STEPS).open("a", encoding="utf-8")
         elif kind != "none":
             self._accelerator = accelerator
-            accelerator.init_trackers("rsprune")
+            accelerator.init_trackers("rsprune", init_kwargs={"wandb": {"dir": str(output)}})
 
     def write(self, step: int, **values: float) -> None:
         """One finished step."""

@@ -10,7 +10,8 @@ inline int device_capability() { return emulated::gpu().capability; }
 inline int multiprocessors() { return emulated::gpu().multiprocessors; }
 
 inline unsigned blocks_for(int64_t work, int64_t per_block) {
-  return static_cast<unsigned>(std::clamp<int64_t>((work + per_block - 1) / per_block, 1, 7));  // few: they loop
+  return static_cast<unsigned>(
+      std::clamp<int64_t>((work + per_block - 1) / per_block, 1, 7));  // few: they loop
 }
 
 template <typename... Parameters>

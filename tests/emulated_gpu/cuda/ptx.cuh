@@ -28,9 +28,8 @@ inline void copy16(void* to, const void* from, bool valid) {
     throw std::runtime_error("a copy of 16 bytes that is not aligned");
   gpu().at(address, 16);
   std::memset(to, 0xff, 16);
-  gpu().fiber->open_copies.push_back([to, from, valid] {
-    valid ? std::memcpy(to, from, 16) : std::memset(to, 0, 16);
-  });
+  gpu().fiber->open_copies.push_back(
+      [to, from, valid] { valid ? std::memcpy(to, from, 16) : std::memset(to, 0, 16); });
 }
 inline void commit_copies() {
   gpu().fiber->copies.push_back(std::move(gpu().fiber->open_copies));
@@ -78,8 +77,7 @@ void mma(float (&d)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t b1) {
         const int column = in_group * 2 + (i & 1) + (i < 4 ? 0 : 8);
         a[row][column] = to_float<T>(g.a[i]);
       }
-      for (int i = 0; i < 4; ++i)
-        b[group][in_group * 2 + (i & 1) + (i < 2 ? 0 : 8)] = to_float<T>(g.b[i]);
+      for (int i = 0; i < 4; ++i) b[group][in_group * 2 + (i & 1) + (i < 2 ? 0 : 8)] = to_float<T>(g.b[i]);
     }
     for (int lane = 0; lane < 32; ++lane)
       for (int i = 0; i < 4; ++i) {
@@ -170,7 +168,8 @@ void wgmma_wait() {
 // Value (row, k) of an operand: rows of 128 bytes in groups of 8, address bits 4-6 permuted by bits 7-9.
 template <typename T>
 float operand(uint64_t descriptor, int row, int k) {
-  if (descriptor >> 62 != 1 || (descriptor >> 49 & 7) != 0) throw std::runtime_error("not a 128-byte swizzle");
+  if (descriptor >> 62 != 1 || (descriptor >> 49 & 7) != 0)
+    throw std::runtime_error("not a 128-byte swizzle");
   const auto start = static_cast<uint32_t>(descriptor & 0x3fff) << 4;
   const auto stride = static_cast<uint32_t>(descriptor >> 32 & 0x3fff) << 4;
   const uint32_t linear = start + row / 8 * stride + row % 8 * 128 + k * 2;
@@ -192,7 +191,8 @@ void wgmma(float (&d)[64], uint64_t a, uint64_t b, int accumulate) {
         for (int k = 0; k < 16; ++k) right[row][k] = operand<T>(b, row, k);
       for (int t = 0; t < 128; ++t)
         for (int i = 0; i < 64; ++i) {
-          const int row = t / 32 * 16 + t % 32 / 4 + (i % 4 < 2 ? 0 : 8), column = i / 4 * 8 + t % 4 * 2 + i % 2;
+          const int row = t / 32 * 16 + t % 32 / 4 + (i % 4 < 2 ? 0 : 8),
+                    column = i / 4 * 8 + t % 4 * 2 + i % 2;
           to[t][i] = emulated::accumulate(accumulate ? to[t][i] : 0.0f, left[row], right[column], 16);
         }
     });

@@ -1,6 +1,6 @@
 // The map of the embeddings with the tile under the pointer, and the map of the earth.
 
-const palette = ["#3b7dd8", "#c2571a", "#2f8f5b", "#b8478f", "#8a6fd1", "#a07a1f", "#22909c", "#d1495b", "#6b8e23", "#9a6a4f"];
+const palette = ["#3b7dd8", "#c2571a", "#2f8f5b", "#b8478f", "#8a6fd1", "#22909c", "#a07a1f", "#d1495b", "#6b8e23", "#9a6a4f"];
 
 if (data.points && canUnpack) {
   const { methods, id, scene, scenes, cluster, reason, reasons, columns, side } = data.points;
@@ -40,10 +40,14 @@ if (data.points && canUnpack) {
     if (Plotly) Plotly.restyle(chartAt, { x: [[points()[0][i]]], y: [[points()[1][i]]] }, [1]);
   }
 
+  const shown = () => {
+    const only = at("map-only").value;
+    return all.filter((i) => only === "" || kind().codes[i] === Number(only));
+  };
+
   const draw = async () => {
     const [x, y] = points();
-    const only = at("map-only").value;
-    const chosen = all.filter((i) => only === "" || kind().codes[i] === Number(only));
+    const chosen = shown();
     // What is kept is drawn last, and so on top.
     chosen.sort((a, b) => (reason[b] === 0 ? 0 : 1) - (reason[a] === 0 ? 0 : 1) || a - b);
     const dots = {
@@ -73,8 +77,9 @@ if (data.points && canUnpack) {
 
   const step = (by) => {
     const [x] = points();
-    const order = [...all].sort((a, b) => x[a] - x[b] || a - b);
-    show(order[(order.indexOf(current) + by + order.length) % order.length]);
+    const order = shown().sort((a, b) => x[a] - x[b] || a - b);
+    const place = order.indexOf(current);
+    show(order[place < 0 ? 0 : (place + by + order.length) % order.length]);
   };
 
   enhance(chartAt);
@@ -83,7 +88,7 @@ if (data.points && canUnpack) {
   for (const name of ["map-only", "map-method"]) at(name)?.addEventListener("change", () => Plotly && draw());
   at("map-reset").addEventListener("click", () => Plotly?.relayout(chartAt, { "xaxis.autorange": true, "yaxis.autorange": true }));
   at("map-next").addEventListener("click", () => step(1));
-  at("map-previous").addEventListener("click", () => (current < 0 ? step(0) : step(-1)));
+  at("map-previous").addEventListener("click", () => step(-1));
   chart(chartAt, async (loaded) => {
     const first = !Plotly;
     Plotly = loaded;
