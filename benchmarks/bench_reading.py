@@ -15,7 +15,7 @@ from rsprune.stages.job import Job
 from rsprune.stages.scan import scan_images
 from rsprune.stages.score import score_images
 
-TILES, WORKERS, PART = 2048, 2, 256
+TILES, WORKERS, CHUNK = 2048, 2, 256
 
 
 def decode(paths: list[str]) -> int:
@@ -33,7 +33,8 @@ def paths(tmp_path_factory) -> list[str]:
 
 def scanned(paths: list[str], folder: Path) -> Job:
     source = SourceConfig(path=str(Path(paths[0]).parent), name="tiles")
-    settings = Settings(scan=ScanConfig(sources=(source,), part_size=PART))
+    part_size = min(ScanConfig().part_size, -(-len(paths) // WORKERS))  # as is usual, but work for all
+    settings = Settings(scan=ScanConfig(sources=(source,), part_size=part_size))
     run = Run(folder)
     run.path.mkdir()
     run.save_settings(settings)
@@ -54,7 +55,7 @@ def test_score(benchmark, paths, tmp_path):
         f"score, {len(paths)} JPEG tiles of 256 px, {kilobytes:.1f} kB each, {WORKERS} processes, images/s"
     )
     job = scanned(paths, tmp_path / "run")
-    parts = [paths[i : i + PART] for i in range(0, len(paths), PART)]
+    parts = [paths[i : i + CHUNK] for i in range(0, len(paths), CHUNK)]
     with ProcessPoolExecutor(WORKERS) as pool:
         calls = {"rsprune": lambda: score_again(job), "decode only": lambda: sum(pool.map(decode, parts))}
         record(benchmark, len(paths), "images", calls)
