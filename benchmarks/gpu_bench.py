@@ -168,7 +168,7 @@ class Assignment:
 
     def __init__(self, x: torch.Tensor, centers: torch.Tensor) -> None:
         self.x, self.centers = x, centers
-        self.labels = torch.empty(len(x), dtype=torch.int32, device=DEVICE)
+        self.labels = torch.arange(len(x), device=DEVICE).remainder(len(centers)).int()
         self.distances = torch.empty(len(x), dtype=torch.float32, device=DEVICE)
         self.rechecked = torch.zeros(1, dtype=torch.int64, device=DEVICE)
         self.bounds = torch.empty(len(x), 2, dtype=torch.float32, device=DEVICE)
@@ -261,6 +261,9 @@ def bench_case(record: Record, case: str, problem: Assignment, kernels: list[str
     slow = flop > 3 and not DRY  # more than a second for kernels without matrix units
     used = [kernel for kernel in kernels if not (slow and kernel == "simple")]
     calls = {kernel: with_kernel("RSPRUNE_CUDA_KERNEL", kernel, problem.ours) for kernel in used}
+    if problem.x.dtype == torch.bfloat16 and "wgmma" in used:
+        alike = with_kernel("RSPRUNE_CUDA_KERNEL", "wgmma", problem.ours)
+        calls["wgmma as float16"] = with_kernel("RSPRUNE_CUDA_OPERAND", "half", alike)
     for kernel in used:
         if not alone:
             calls[f"{kernel} with distances"] = with_kernel(
@@ -271,7 +274,7 @@ def bench_case(record: Record, case: str, problem: Assignment, kernels: list[str
     times = samples(calls, rounds)
     for name, ms in times.items():
         more: dict[str, Any] = {}
-        if name in used:
+        if name in used or name == "wgmma as float16":
             problem.labels.fill_(-7)
             problem.rechecked.zero_()
             calls[name]()

@@ -6,7 +6,9 @@ python benchmarks/gpu_report.py PARTS OUTPUT
 from __future__ import annotations
 
 import json
+import shutil
 import sys
+import tempfile
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 from typing import Any
@@ -87,5 +89,7 @@ def table(result: dict[str, Any]) -> list[str]:
 
 if __name__ == "__main__":
     found = collect(Path(sys.argv[1]))
-    Path(sys.argv[2]).write_text(json.dumps(found, indent=1))
+    with tempfile.NamedTemporaryFile("w", dir=sys.argv[1], suffix=".tmp", delete=False) as file:
+        json.dump(found, file, indent=1)
+    shutil.move(file.name, sys.argv[2])  # parts that run side by side renew it
     print("\n".join(table(found)))

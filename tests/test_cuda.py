@@ -94,6 +94,12 @@ def test_near_ties_and_long_sums(kernel, dtype, dim):
     assert_nearest(x, centers, labels)
 
 
+def test_bfloat16_rows_scored_as_float16(kernel, monkeypatch):
+    monkeypatch.setenv("RSPRUNE_CUDA_OPERAND", "half")
+    x, centers = points(3000, 500, 96, torch.bfloat16)
+    assert_nearest(x, centers, *kmeans_assign(x, centers))
+
+
 def test_most_rows_are_proven(kernel):
     x, centers = points(20_000, 256, 128)
     x = (x.float() + centers[torch.arange(20_000, device="cuda") % 256]).half()

@@ -121,6 +121,16 @@ def test_labels_alone(machine, kernel, dtype):
     assert (distances, again) == (None, rechecked)
 
 
+def test_bfloat16_rows_scored_as_float16(machine, kernel, monkeypatch):
+    x, centers = points(200, 300, 64, torch.bfloat16)
+    x[0], x[1] = x[0] * 1e5, x[1] * 1e-9  # beyond float16 at either end
+    usual = assert_equals_reference(machine, x, centers)
+    monkeypatch.setenv("RSPRUNE_CUDA_OPERAND", "half")
+    rechecked = assert_equals_reference(machine, x, centers)
+    assert assign(machine, x, centers, bounded=True)[2] == rechecked
+    assert rechecked < usual / 2 or kernel == "simple"
+
+
 def test_ties_go_to_the_lower_index(machine, kernel):
     x, centers = points(50, 10, 24)
     many = np.repeat(centers, 20, axis=0)  # more candidates than are kept, and pairs in different tiles
@@ -163,6 +173,16 @@ def test_beyond_the_range_of_16_bits(machine, kernel, scale):
 def test_one_huge_center_among_usual_ones(machine, kernel):
     x, centers = points(40, 20, 24)
     centers[7] = 3e19  # its half norm overflows what scores can hold
+    assert_equals_reference(machine, x, centers)
+
+
+def test_scores_that_differ_less_than_the_bits_given_to_columns(machine, kernel):
+    """Half norms rule the scores and nearly agree; what little x adds cannot be lost with the low bits."""
+    random = np.random.default_rng(5)
+    direction = random.standard_normal((60, 8))
+    direction /= np.linalg.norm(direction, axis=1, keepdims=True)
+    centers = (1000 * (1 + random.uniform(-1e-6, 1e-6, (60, 1))) * direction).astype(np.float32)
+    x = torch.from_numpy((1e-4 * random.standard_normal((100, 8))).astype(np.float16))
     assert_equals_reference(machine, x, centers)
 
 
@@ -244,6 +264,16 @@ def test_large_and_constant_patches(machine, monkeypatch):
         got = entropy(machine, images, patch)
         assert (got == 0).all()
         assert not np.signbit(got).any()
+
+
+def test_rows_of_a_tile_lie_in_different_banks(library):
+    """What one phase of ldmatrix reads, 16 bytes of 8 rows, touches all 32 banks; and every chunk has one place."""
+    places = {library.swizzled_offset(row, chunk) for row in range(128) for chunk in range(8)}
+    assert places == set(range(0, 128 * 128, 16))
+    for first in range(0, 128, 8):
+        for chunk in range(8):
+            starts = {library.swizzled_offset(first + row, chunk) % 128 for row in range(8)}
+            assert starts == set(range(0, 128, 16))
 
 
 @pytest.mark.parametrize(

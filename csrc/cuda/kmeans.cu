@@ -15,22 +15,17 @@
 namespace rsprune {
 namespace {
 
-// What rows are in 16 bits: float32 becomes float16, of which three more significand bits are left than of
-// bfloat16; a row out of its range is decided in float32.
-template <typename T>
-struct Packed {
-  using type = T;
-};
-template <>
-struct Packed<float> {
-  using type = __half;
-};
+bool bfloat_as_half() { return operand_is_half(std::getenv("RSPRUNE_CUDA_OPERAND")); }
+
+// float32 rows are scored as float16, which keeps three more significand bits than bfloat16; a row out of its
+// range is decided in float32. bfloat16 rows can be too: that costs a copy of them, and proves more labels.
+bool packs(Float type) { return type == Float::f32 || (type == Float::bf16 && bfloat_as_half()); }
 
 AssignRoute route() { return assign_route(std::getenv("RSPRUNE_CUDA_KERNEL"), device_capability()); }
 
 AssignPlan make_plan(AssignRoute route, const void* x, Float type, AssignShape s) {
   const bool wgmma = route == AssignRoute::wgmma;
-  const bool pack = type == Float::f32 || s.dim % kChunk != 0 || reinterpret_cast<uintptr_t>(x) % 16 != 0;
+  const bool pack = packs(type) || s.dim % kChunk != 0 || reinterpret_cast<uintptr_t>(x) % 16 != 0;
   return assign_plan(s.points, s.clusters, s.dim, pack, wgmma ? screen_wgmma::kRows : mma::kRows,
                      multiprocessors() * (wgmma ? 1 : 2), wgmma && s.dim <= screen_wgmma::kResidentDim);
 }
@@ -55,11 +50,10 @@ void screen(AssignRoute route, mma::Operands<H> operands, const float* half_norm
           half_norm, screened, p.center_tiles);
 }
 
-template <typename T>
+template <typename T, typename H>
 void launch_matrix(AssignRoute route, const T* x, Float type, const float* center, int32_t* label,
                    float* distance, const RowBounds* bounds, int64_t* rechecked, char* workspace,
                    AssignShape s, cudaStream_t stream) {
-  using H = typename Packed<T>::type;
   const AssignPlan p = make_plan(route, x, type, s);
   auto* center_bounds = reinterpret_cast<CenterBounds*>(workspace + p.zeroed);
   auto* count = reinterpret_cast<uint32_t*>(workspace + p.zeroed + 128);
@@ -105,7 +99,7 @@ void launch_matrix(AssignRoute route, const T* x, Float type, const float* cente
   }
 }
 
-template <typename T>
+template <typename T, typename H = T>
 void launch(const void* x, Float type, const float* center, int32_t* label, float* distance,
             const float* bounds, int64_t* rechecked, void* workspace, AssignShape s, cudaStream_t stream) {
   const auto* rows = static_cast<const T*>(x);
@@ -113,14 +107,15 @@ void launch(const void* x, Float type, const float* center, int32_t* label, floa
   if (chosen == AssignRoute::simple)
     launch_simple(rows, center, label, distance, rechecked, s, stream);
   else
-    launch_matrix(chosen, rows, type, center, label, distance, reinterpret_cast<const RowBounds*>(bounds),
-                  rechecked, static_cast<char*>(workspace), s, stream);
+    launch_matrix<T, H>(chosen, rows, type, center, label, distance,
+                        reinterpret_cast<const RowBounds*>(bounds), rechecked, static_cast<char*>(workspace),
+                        s, stream);
 }
 
-template <typename T>
+template <typename T, typename H = T>
 void launch_bounds(const void* x, float* bounds, AssignShape s, cudaStream_t stream) {
-  enqueue(stream, blocks_for(s.points, 8), 256, 0, row_bounds_kernel<typename Packed<T>::type, T>,
-          static_cast<const T*>(x), reinterpret_cast<RowBounds*>(bounds), s.points, s.dim);
+  enqueue(stream, blocks_for(s.points, 8), 256, 0, row_bounds_kernel<H, T>, static_cast<const T*>(x),
+          reinterpret_cast<RowBounds*>(bounds), s.points, s.dim);
 }
 
 }  // namespace
@@ -135,10 +130,11 @@ void kmeans_bounds_cuda(const void* x, Float type, float* bounds, AssignShape sh
   const auto on = static_cast<cudaStream_t>(stream);
   switch (type) {
     case Float::f32:
-      return launch_bounds<float>(x, bounds, shape, on);
+      return launch_bounds<float, __half>(x, bounds, shape, on);
     case Float::f16:
       return launch_bounds<__half>(x, bounds, shape, on);
     case Float::bf16:
+      if (packs(type)) return launch_bounds<__nv_bfloat16, __half>(x, bounds, shape, on);
       return launch_bounds<__nv_bfloat16>(x, bounds, shape, on);
   }
 }
@@ -150,10 +146,13 @@ void kmeans_assign_cuda(const void* x, Float type, const float* center, int32_t*
   const auto on = static_cast<cudaStream_t>(stream);
   switch (type) {
     case Float::f32:
-      return launch<float>(x, type, center, label, distance, bounds, rechecked, workspace, shape, on);
+      return launch<float, __half>(x, type, center, label, distance, bounds, rechecked, workspace, shape, on);
     case Float::f16:
       return launch<__half>(x, type, center, label, distance, bounds, rechecked, workspace, shape, on);
     case Float::bf16:
+      if (packs(type))
+        return launch<__nv_bfloat16, __half>(x, type, center, label, distance, bounds, rechecked, workspace,
+                                             shape, on);
       return launch<__nv_bfloat16>(x, type, center, label, distance, bounds, rechecked, workspace, shape, on);
   }
 }

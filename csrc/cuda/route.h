@@ -1,4 +1,4 @@
-// Which kernels serve a call. Decided at each call from the device and two environment variables, so that
+// Which kernels serve a call. Decided at each call from the device and environment variables, so that
 // tests can force every one.
 #pragma once
 #include <stdexcept>
@@ -10,9 +10,10 @@ enum class AssignRoute { simple, mma, wgmma };
 enum class EntropyRoute { simple, fast };
 
 // Nothing here has run on a GPU yet, so the plainest kernels are the default. "auto" takes the fastest that
-// the device has; once measured, it belongs on these two lines.
+// the device has; once measured, it belongs on these lines.
 constexpr const char* kDefaultAssign = "simple";
 constexpr const char* kDefaultEntropy = "simple";
+constexpr const char* kDefaultOperand = "same";
 
 // capability: 10 x major + minor, as 90 for Hopper. wgmma exists on capability 9.0 only.
 inline AssignRoute assign_route(const char* wish, int capability) {
@@ -28,6 +29,14 @@ inline AssignRoute assign_route(const char* wish, int capability) {
   if (name == "mma") return need(capability >= 80, "8.0 or later"), AssignRoute::mma;
   if (name == "wgmma") return need(capability == 90, "9.0"), AssignRoute::wgmma;
   throw std::invalid_argument("RSPRUNE_CUDA_KERNEL must be auto, simple, mma or wgmma, got " + name);
+}
+
+// Whether bfloat16 rows are scored as float16.
+inline bool operand_is_half(const char* wish) {
+  const std::string name = wish && *wish ? wish : kDefaultOperand;
+  if (name != "same" && name != "half")
+    throw std::invalid_argument("RSPRUNE_CUDA_OPERAND must be same or half, got " + name);
+  return name == "half";
 }
 
 inline EntropyRoute entropy_route(const char* wish, int capability) {

@@ -45,8 +45,12 @@ class Ray:
         """Where workers compute; Ray shows each of them the GPU that it was given, and no other."""
         return "cuda" if self.gpus else "cpu"
 
-    def map_parts(self, function: Callable[[T], int], tasks: Sequence[T]) -> Iterator[int | Failed[T]]:
-        """As `engine.map_parts`. A part whose node is lost is computed anew on another one.
+    def map_parts(
+        self, function: Callable[[T], int], tasks: Sequence[T], *, on_device: bool = False
+    ) -> Iterator[int | Failed[T]]:
+        """As `engine.map_parts`, on GPUs where the work is `on_device` and there are to be any.
+
+        A part whose node is lost is computed anew on another one.
 
         Raises:
             ConfigError: the cluster cannot be used.
@@ -61,7 +65,9 @@ class Ray:
         waiting, lost = dict.fromkeys(range(len(tasks))), ""
         for _ in range(ATTEMPTS):
             try:
-                for i, outcome in self._outcomes(ray, function, tasks, list(waiting)):
+                for i, outcome in self._outcomes(
+                    ray, function, tasks, list(waiting), self.gpus if on_device else 0.0
+                ):
                     if i in waiting:  # else the result was lost with its node, and has come a second time
                         del waiting[i]
                         yield _result(outcome, tasks[i])
@@ -73,7 +79,7 @@ class Ray:
             yield Failed(tasks[i], f"lost its worker process {ATTEMPTS} times{lost}")
 
     def _outcomes(
-        self, ray: Any, function: Callable[[T], int], tasks: Sequence[T], wanted: Sequence[int]
+        self, ray: Any, function: Callable[[T], int], tasks: Sequence[T], wanted: Sequence[int], gpus: float
     ) -> Iterator[tuple[int, dict[str, Any]]]:
         """What came of the `wanted` tasks, in any order; those are missing whose worker was lost. Raises `RayError`."""
         parts = ray.data.from_items([{"id": i} for i in wanted], override_num_blocks=len(wanted)).map_batches(
@@ -81,11 +87,11 @@ class Ray:
             fn_constructor_args=(function, list(tasks)),
             batch_size=1,
             num_cpus=1,
-            num_gpus=self.gpus or None,
+            num_gpus=gpus or None,
             # One at a time: a task that ends its worker must not take others with it.
             compute=ray.data.ActorPoolStrategy(
                 min_size=1,
-                max_size=min(self.workers or self._slots(ray), len(wanted)),
+                max_size=min(self.workers or self._slots(ray, gpus), len(wanted)),
                 max_tasks_in_flight_per_actor=1,
             ),
             # Once lost a task is not sent to a new worker by Ray, which would go on for ever, but by `map_parts`.
@@ -95,15 +101,9 @@ class Ray:
         for row in parts.iter_rows():
             yield int(row["id"]), json.loads(row["outcome"])
 
-    def _slots(self, ray: Any) -> int:
-        free = ray.cluster_resources()
-        if not self.gpus:
-            return max(1, int(free.get("CPU", 1)))
-        if not free.get("GPU"):
-            raise ConfigError(
-                "the Ray cluster has no GPU: leave --gpus-per-worker out, or add a node with one"
-            )
-        return max(1, int(free["GPU"] / self.gpus))
+    def _slots(self, ray: Any, gpus: float) -> int:
+        there = ray.cluster_resources()
+        return max(1, int(there.get("GPU", 0) / gpus if gpus else there.get("CPU", 1)))
 
     def _connect(self) -> Any:
         """The module ray, connected. Raises `ConfigError`."""
@@ -124,6 +124,10 @@ class Ray:
             for name in ("ray.data", "ray.data._internal.execution.streaming_executor_state"):
                 logging.getLogger(name).setLevel(logging.CRITICAL)  # what goes wrong is said by us
             self._check_nodes(ray)
+        if self.gpus and not ray.cluster_resources().get("GPU"):
+            raise ConfigError(
+                "the Ray cluster has no GPU: leave --gpus-per-worker out, or add a node with one"
+            )
         return ray
 
     def _check_nodes(self, ray: Any) -> None:

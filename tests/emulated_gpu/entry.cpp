@@ -105,6 +105,8 @@ double error_bound(float norm, float residual, float center_norm, float center_r
   return score_error({norm, residual}, {center_norm, center_residual}, dim);
 }
 
+int swizzled_offset(int row, int chunk) { return swizzled(row, chunk); }
+
 // points, clusters, dim, pack, tile rows, slots, resident -> pitch, tiles, chunk, splits, bytes
 void plan(const int64_t* in, int64_t* out) {
   const AssignPlan p = assign_plan(in[0], in[1], in[2], in[3] != 0, in[4], in[5], in[6] != 0);

@@ -7,7 +7,7 @@ that no image is encoded twice. They stay when images come or go later: another 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,7 +17,7 @@ import xxhash
 
 from rsprune import resume
 from rsprune.embedding import Transform
-from rsprune.encoders import encoder_files
+from rsprune.encoders import LearntEncoder, encoder_files
 from rsprune.encoders.precomputed import load_embeddings
 from rsprune.errors import ConfigError
 from rsprune.files import is_whole, write_array
@@ -47,12 +47,12 @@ def embed_images(job: Job) -> None:
         resume.discard(run.path, "embed")
     with job.stage("embed", *stands_on, inputs=inputs) as todo:
         if todo:
-            sample = sample_images(run, settings.transform_sample, job.settings.seed)
-            _say_that_it_stays(job, sample)
+            chosen = _choose(job)
+            _keep_estimate(job, chosen)
             if settings.embeddings:
-                _transform_given(job, sample, given)
+                _transform_given(job, chosen, given)
             else:
-                _encode_all(job, sample)
+                _encode_all(job, chosen)
     if failed := run.marker("embed").failed:
         name, reason = next(iter(failed.items()))
         lost = sum(int(_readable(run, name).sum()) for name in failed)
@@ -63,7 +63,7 @@ def embedding_size(job: Job) -> int:
     """Numbers in an embedding, 0 where that can only be said later. Raises `ConfigError` without the encoder."""
     settings = job.settings.embed
     if not settings.embeddings:
-        return Encoding(settings.encoder, job.device).load().dim
+        return getattr(Encoding(settings.encoder, job.device).load(), "dim", 0)
     path = Path(settings.embeddings)
     if path.suffix != ".npy" or not is_whole(path):  # `load_embeddings` says what is wrong with it
         return 0
@@ -103,27 +103,49 @@ def _known(run: Run) -> Mapping[str, str]:
     return Transform.load(path).metadata if is_whole(path) else {}
 
 
+def _choose(job: Job) -> Sample:
+    """The images that anything is estimated on: mean and scale on the first `transform_sample` of them."""
+    settings = job.settings.embed
+    size = settings.transform_sample
+    if not settings.embeddings:
+        encoder = Encoding(settings.encoder, job.device).load()
+        size = max(size, encoder.fit_images if isinstance(encoder, LearntEncoder) else 0)
+    return sample_images(job.run, size, job.settings.seed)
+
+
 def _is_outdated(job: Job) -> bool:
     """Whether the transform is to be estimated anew, because other images would be chosen for that."""
     before = _known(job.run)
     # One that was estimated while parts had failed must not outlive that: a crash would leave other results.
     if "sample" not in before or not (job.overwrite or before.get("provisional")):
         return False
-    sample = sample_images(job.run, job.settings.embed.transform_sample, job.settings.seed)
-    return before["sample"] != sample.digest()
+    chosen = _choose(job)
+    now = _about(job.run, chosen)
+    names = ("sample", "places") if before.get("provisional") else ("sample",)
+    return any(before[name] != now[name] for name in names)
 
 
-def _say_that_it_stays(job: Job, sample: Sample) -> None:
-    if _known(job.run).get("sample", sample.digest()) != sample.digest():
+def _keep_estimate(job: Job, chosen: Sample) -> None:
+    """Says where an estimate stays though the images have changed; one that has proved right is final."""
+    before = _known(job.run)
+    if "sample" not in before:
+        return
+    now = _about(job.run, chosen)
+    if before["sample"] != now["sample"]:
         job.say(
             "the embedding space stays as it was estimated before the images changed; "
             "--overwrite estimates it anew and encodes every image again"
         )
+    elif before.get("provisional") and "provisional" not in now:
+        path = job.run.path / TRANSFORM
+        metadata = {name: value for name, value in before.items() if name != "provisional"}
+        replace(Transform.load(path), metadata=metadata).save(path)
 
 
-def _about(run: Run, sample: Sample) -> dict[str, str]:
+def _about(run: Run, chosen: Sample) -> dict[str, str]:
     failed = run.marker("scan").failed or run.marker("score").failed
-    return {"sample": sample.digest(), **({"provisional": "yes"} if failed else {})}
+    places = chosen.digest_of_places(run.names)
+    return {"sample": chosen.digest(), "places": places, **({"provisional": "yes"} if failed else {})}
 
 
 def _readable(run: Run, name: str) -> np.ndarray:
@@ -131,8 +153,9 @@ def _readable(run: Run, name: str) -> np.ndarray:
     return pq.read_table(run.part("score", name), columns=["error"])["error"].is_null().to_numpy()
 
 
-def _transform_given(job: Job, sample: Sample, given: dict[str, str]) -> None:
+def _transform_given(job: Job, chosen: Sample, given: dict[str, str]) -> None:
     run, path = job.run, job.run.path / TRANSFORM
+    sample = chosen.first(job.settings.embed.transform_sample)
     ids = run.table("scan", ["id"])["id"]
     readable = [_readable(run, name) for name in run.names]
     start = np.cumsum([0, *map(len, readable)])
@@ -141,7 +164,7 @@ def _transform_given(job: Job, sample: Sample, given: dict[str, str]) -> None:
         transform = Transform.load(path)
     else:
         rows = np.asarray(features[start[sample.part] + sample.row], np.float32)
-        transform = Transform.fit(rows, encoder="precomputed", metadata={**_about(run, sample), **given})
+        transform = Transform.fit(rows, encoder="precomputed", metadata={**_about(run, chosen), **given})
         transform.save(path)
     for k, name in enumerate(run.names):
         if not run.part("embed", name).exists():
@@ -161,8 +184,9 @@ class _EmbedPart(NamedTuple):
         return self.folder / "embeddings" / f"sample-{self.name}-{digest(self.sample.tolist())[:8]}.npy"
 
 
-def _encode_all(job: Job, sample: Sample) -> None:
+def _encode_all(job: Job, chosen: Sample) -> None:
     run, settings = job.run, job.settings.embed
+    sample = chosen.first(settings.transform_sample)
     missing = set(job.missing("embed"))
     if not missing:  # stopped after the last part: the sample may be gone already
         return
@@ -172,17 +196,18 @@ def _encode_all(job: Job, sample: Sample) -> None:
     path = run.path / TRANSFORM
     if not path.exists():
         of_sample = [t for t in tasks if len(t.sample) and not is_whole(t.sample_path)]
-        job.map(_encode_sample, of_sample, "embed (sample)", sum(len(t.sample) for t in of_sample))
+        images = sum(len(t.sample) for t in of_sample)
+        job.map(_encode_sample, of_sample, "embed (sample)", images, on_device=True)
         encoder = encoding.on(job.device).load()
         features = np.empty((len(sample), encoder.dim), np.float32)
         for k, task in enumerate(tasks):
             if len(task.sample):
                 at = np.flatnonzero(sample.part == k)
                 features[at[np.argsort(sample.row[at])]] = np.load(task.sample_path, allow_pickle=False)
-        about = {"encoder": encoder.name, "weight_hash": encoder.weight_hash, "metadata": _about(run, sample)}
+        about = {"encoder": encoder.name, "weight_hash": encoder.weight_hash, "metadata": _about(run, chosen)}
         Transform.fit(features, **about).save(path)
     parts = [task for task in tasks if task.name in missing]
-    job.map_parts("embed", _embed_part, _unread_part, parts, job.images_in(missing))
+    job.map_parts("embed", _embed_part, _unread_part, parts, job.images_in(missing), on_device=True)
     for file in (run.path / "embeddings").glob("sample-*"):
         file.unlink()
 

@@ -17,6 +17,7 @@ from rsprune.encoders.packaged import sha256
 from rsprune.encoders.state import load_state, save_state
 from rsprune.errors import ConfigError, RspruneError, UnreadableImage
 from rsprune.reading import COLUMNS, Reader, rows
+from rsprune.resume import images_of
 from rsprune.rows import content_key
 from rsprune.run import Run, digest
 from rsprune.stages.job import Job
@@ -104,9 +105,18 @@ class Sample:
         """Rows of that part, ascending."""
         return np.sort(self.row[self.part == part])
 
+    def first(self, size: int) -> Sample:
+        """The sample that would have been chosen of that size."""
+        return Sample(self.part[:size], self.row[:size], self.key[:size])
+
     def digest(self) -> str:
         """The same for the same contents."""
         return digest(self.key.tobytes().hex())
+
+    def digest_of_places(self, names: Sequence[str]) -> str:
+        """The same for the same images, in parts of these `names`; of copies either may have been chosen."""
+        parts = [images_of(names[k]) for k in self.part.tolist()]
+        return digest(parts, self.row.tolist())
 
 
 def sample_images(run: Run, size: int, seed: int) -> Sample:

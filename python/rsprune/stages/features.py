@@ -77,7 +77,7 @@ def _raw(job: Job, encoder: str, known: tuple[str, str], load: Callable[[], Enco
     if todo:
         where = run.path, load()
         tasks = [(where, name, job.images_in([name]), files[name]) for name in todo]
-        job.map(_encode_part, tasks, f"embed ({run.path.name})", job.images_in(todo))
+        job.map(_encode_part, tasks, f"embed ({run.path.name})", job.images_in(todo), on_device=True)
     for other in {*folder.glob(".*.tmp"), *folder.glob("*.npy")} - {*files.values()}:
         other.unlink(missing_ok=True)
     return RawFeatures(*known, digest(run.fingerprint("score"), *known), tuple(files.values()))

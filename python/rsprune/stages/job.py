@@ -73,14 +73,22 @@ class Job:
         return sum(pq.read_metadata(self.run.part("scan", part)).num_rows for part in parts)
 
     def map(
-        self, function: Callable[[Any], int], tasks: Sequence[Any], description: str, images: int
+        self,
+        function: Callable[[Any], int],
+        tasks: Sequence[Any],
+        description: str,
+        images: int,
+        *,
+        on_device: bool = False,
     ) -> None:
         """Runs `function`, which returns how many images it has done, over `tasks` on this job's workers.
+
+        Those of a cluster are given GPUs where the work is `on_device`.
 
         Raises:
             PartFailed: one of them failed several times.
         """
-        for _ in self.progress(self._done(function, tasks, description), description, images):
+        for _ in self.progress(self._done(function, tasks, description, on_device), description, images):
             pass
 
     def map_parts(
@@ -90,6 +98,8 @@ class Job:
         unread: Callable[[P, str], int],
         tasks: Sequence[P],
         images: int,
+        *,
+        on_device: bool = False,
     ) -> None:
         """As `map` for the parts of a stage, but one that fails several times is given up.
 
@@ -100,6 +110,7 @@ class Job:
                 before.
             tasks: the parts to make.
             images: in all of them.
+            on_device: whether workers of a cluster are given GPUs.
 
         Raises:
             TooManyUnreadable: as many images were given up as the settings do not allow.
@@ -108,7 +119,7 @@ class Job:
 
         def done() -> Iterable[int]:
             nonlocal lost, allowed
-            for result in self._computed(function, tasks):
+            for result in self._computed(function, tasks, on_device):
                 if not isinstance(result, engine.Failed):
                     yield result
                     continue
@@ -132,10 +143,10 @@ class Job:
             pass
 
     def _computed(
-        self, function: Callable[[P], int], tasks: Sequence[P]
+        self, function: Callable[[P], int], tasks: Sequence[P], on_device: bool
     ) -> Iterator[int | engine.Failed[P]]:
         if self.cluster:
-            return self.cluster.map_parts(function, tasks)
+            return self.cluster.map_parts(function, tasks, on_device=on_device)
         return engine.map_parts(function, tasks, self.workers)
 
     def _allowed(self, images: int) -> float:
@@ -146,8 +157,10 @@ class Job:
             images, self.images_in(f.stem for f in self.run.parts("scan"))
         )
 
-    def _done(self, function: Callable[[Any], int], tasks: Sequence[Any], description: str) -> Iterable[int]:
-        for result in self._computed(function, tasks):
+    def _done(
+        self, function: Callable[[Any], int], tasks: Sequence[Any], description: str, on_device: bool
+    ) -> Iterable[int]:
+        for result in self._computed(function, tasks, on_device):
             if isinstance(result, engine.Failed):
                 self.run.note(failed=description, reason=result.reason, trace=result.trace)
                 raise PartFailed(
