@@ -171,9 +171,7 @@ class Assignment:
         self.labels = torch.arange(len(x), device=DEVICE).remainder(len(centers)).int()
         self.distances = torch.empty(len(x), dtype=torch.float32, device=DEVICE)
         self.rechecked = torch.zeros(1, dtype=torch.int64, device=DEVICE)
-        self.bounds = torch.empty(len(x), 2, dtype=torch.float32, device=DEVICE)
-        if not DRY:
-            _C.kmeans_bounds(x, self.bounds, _stream(x))
+        self.bounds: dict[str, torch.Tensor] = {}
         self.half = centers.square().sum(1) / 2
         self.low = centers.to(x.dtype)
         self.squares = torch.cat([part.float().square().sum(1) for part in x.split(1 << 18)])
@@ -183,10 +181,18 @@ class Assignment:
             _C.kmeans_assign(self.x, self.centers, self.labels, self.distances)
             return
         memory = _memory(_C.kmeans_workspace(self.x, self.centers), self.x)
-        wanted, known = (self.distances, None) if distances else (None, self.bounds)
+        wanted, known = (self.distances, None) if distances else (None, self.known_bounds())
         _C.kmeans_assign(
             self.x, self.centers, self.labels, wanted, _stream(self.x), memory, known, self.rechecked
         )
+
+    def known_bounds(self) -> torch.Tensor:
+        """Measured once for each kind of operand, as a fit does."""
+        kind = os.environ.get("RSPRUNE_CUDA_OPERAND", "same")
+        if kind not in self.bounds:
+            self.bounds[kind] = torch.empty(len(self.x), 2, dtype=torch.float32, device=DEVICE)
+            _C.kmeans_bounds(self.x, self.bounds[kind], _stream(self.x))
+        return self.bounds[kind]
 
     def iteration(self) -> None:
         self.ours()

@@ -16,13 +16,14 @@ from PIL import Image
 
 import collection
 import rsprune
+from means import Means
 from rsprune import config, stages
 from rsprune.errors import ConfigError
 from rsprune.files import write_json
 from rsprune.layout import READS_IMAGES
 from rsprune.run import Run
 from rsprune.sources.base import Item
-from rsprune.stages import Job, embed_images, scan_images, score_images
+from rsprune.stages import Job, embed_images, encode, scan_images, score_images
 from rsprune.stages.listing import cut
 
 PART = 6
@@ -192,8 +193,9 @@ def test_estimates_stay_until_they_are_to_be_renewed(images, tmp_path):
     assert runs.remade(before) == set()
 
 
-def test_an_estimate_that_other_images_would_not_change_is_nothing_to_speak_of(images, tmp_path):
-    runs = Runs(images, tmp_path / "run", embed={"encoder": "rcf", "transform_sample": 1})
+def test_an_estimate_that_other_images_would_not_change_is_nothing_to_speak_of(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(encode, "load_encoder", lambda name, device: Means())
+    runs = Runs(images, tmp_path / "run", embed={"encoder": "means", "transform_sample": 1})
     runs.settings = replace(runs.settings, scan=replace(runs.settings.scan, sources=(declared(images),)))
     runs()
     (images / "b05.png").unlink()

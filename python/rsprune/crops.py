@@ -5,16 +5,17 @@ from __future__ import annotations
 import io
 import warnings
 from contextlib import ExitStack
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rsprune.sources import ids
 from rsprune.sources.bands import Selection
 from rsprune.sources.base import Item, Window
-from rsprune.sources.blobs import buffered
 from rsprune.sources.codecs import PlainScene, decoding
-from rsprune.sources.opening import blob_of, open_item
+from rsprune.sources.opening import open_item
+
+if TYPE_CHECKING:
+    from rasterio.io import DatasetReader
 
 
 def crop_suffix(item: Item) -> str:
@@ -26,7 +27,9 @@ def crop_suffix(item: Item) -> str:
 def crop(item: Item) -> bytes:
     """The window of `item` as PNG or GeoTIFF. Raises `UnreadableImage`."""
     with open_item(item, "scene") as scene, decoding("cannot be read"):
-        return _png(scene, item.window) if isinstance(scene, PlainScene) else _geotiff(item)
+        if isinstance(scene, PlainScene):
+            return _png(scene, item.window)
+        return _geotiff(scene.dataset, item.window)
 
 
 def _png(scene: PlainScene, window: Window) -> bytes:
@@ -41,21 +44,16 @@ def _png(scene: PlainScene, window: Window) -> bytes:
     return png.getvalue()
 
 
-def _geotiff(item: Item) -> bytes:
+def _geotiff(scene: DatasetReader, window: Window) -> bytes:
     import rasterio
     from rasterio.enums import ColorInterp, MaskFlags
     from rasterio.errors import NotGeoreferencedWarning
     from rasterio.io import MemoryFile
 
-    window = item.window
     part = rasterio.windows.Window(*window)
-    blob = blob_of(ids.decode(item.uri), item.member)
     with ExitStack() as stack, warnings.catch_warnings():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         stack.enter_context(rasterio.Env(GDAL_TIFF_INTERNAL_MASK=True))
-        # GDAL takes names in UTF-8 only.
-        file: Any = blob.path if blob.path and blob.path.isprintable() else buffered(blob)[0]
-        scene = stack.enter_context(rasterio.open(file))
         profile = {
             "driver": "GTiff", "compress": "deflate", "width": window.w, "height": window.h,
             "count": scene.count, "dtype": scene.dtypes[0], "nodata": scene.nodata, "crs": scene.crs,
