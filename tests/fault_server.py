@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import functools
 import json
 import multiprocessing
@@ -137,6 +138,13 @@ def obey(order: dict) -> int:
     return 0
 
 
+def wait_until_free(lock: Path) -> None:
+    """They were forked, so that the lock is theirs as well until they are gone."""
+    if lock.exists():
+        with lock.open() as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+
+
 def main() -> None:
     engine.PAUSE, engine._pool = 0.0, forked_pool
     stages.write_page = lambda job: None  # takes longer than all the rest
@@ -154,6 +162,7 @@ def main() -> None:
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
         with contextlib.suppress(ProcessLookupError):  # workers of a parent that was killed
             os.killpg(child, signal.SIGKILL)
+        wait_until_free(Path(order["out"]) / ".lock")
         print(code, flush=True)
 
 

@@ -377,7 +377,7 @@ def compare(
     Terminal(quiet=flags["quiet"], as_json=flags["as_json"]).comparison(facts)
 
 
-@verb("source", "scan", "embed", config.EngineConfig, without=("embeddings", "transform_sample"))
+@verb("source", "scan", "embed", config.EngineConfig, without=("transform_sample",))
 def reference(
     data: Annotated[
         str,

@@ -25,7 +25,7 @@ def projection(columns: Columns, seed: int) -> dict[str, Any] | None:
 
     rows = draw(np.flatnonzero(columns.cluster >= 0), POINTS, seed, 2)
     x = columns.embeddings(rows)
-    if len(x) < 3 or x.shape[1] < 2:
+    if len(x) < 3 or x.shape[1] < 2 or not np.ptp(x, axis=0).any():  # a single point is no map
         return None
     fitted = PCA(2, svd_solver="covariance_eigh").fit(x)
     methods = {"PCA": fitted.transform(x)}
@@ -33,7 +33,7 @@ def projection(columns: Columns, seed: int) -> dict[str, Any] | None:
         import umap
 
         methods["UMAP"] = umap.UMAP(random_state=seed % 2**32, n_jobs=1, metric="cosine").fit_transform(x)
-    explained = float(np.nan_to_num(fitted.explained_variance_ratio_).sum())
+    explained = float(fitted.explained_variance_ratio_.sum())
     return {"rows": rows, "methods": methods, "explained": explained}
 
 
