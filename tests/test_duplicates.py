@@ -219,7 +219,10 @@ def test_decisions_name_the_image_that_stays():
     assert (result.threshold[dropped] == 0.5).all()
     assert result.kept.sum() == 50
     off = decide(
-        **given, budget=60, footprints=lambda: at(boxes), select=SelectConfig(near_duplicate=2, spatial_overlap=1)
+        **given,
+        budget=60,
+        footprints=lambda: at(boxes),
+        select=SelectConfig(near_duplicate=2, spatial_overlap=1),
     )
     assert off.kept.all()
 

@@ -265,7 +265,8 @@ def test_filters_do_not_depend_on_names(scenes, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "stops_at", ["encoder.safetensors", "embeddings/sample-", "transform.safetensors", "embeddings/part-000002-"]
+    "stops_at",
+    ["encoder.safetensors", "embeddings/sample-", "transform.safetensors", "embeddings/part-000002-"],
 )
 def test_an_interrupted_run_gets_the_same_bytes(scenes, tmp_path, monkeypatch, stops_at):
     whole = contents(embedded(tmp_path / "whole", scenes))

@@ -257,7 +257,9 @@ class SelectConfig:
 class EngineConfig:
     """Where parts are computed; no result depends on it, so a run does not remember it."""
 
-    engine: Literal["local", "ray"] = Field("local", description="Processes of this machine, or a Ray cluster.")
+    engine: Literal["local", "ray"] = Field(
+        "local", description="Processes of this machine, or a Ray cluster."
+    )
     address: str | None = Field(
         None, description="Of the Ray cluster: auto or HOST:PORT; starts one here if not given."
     )
