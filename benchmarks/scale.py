@@ -165,8 +165,8 @@ def measured(*arguments: Any) -> dict[str, Any]:
     return {
         "seconds": round(time.perf_counter() - started, 1),
         "processor": round(usage.ru_utime + usage.ru_stime, 1),
-        "memory": round(usage.ru_maxrss / 2**20, 2),
-        "own memory": round(anonymous[0] / 2**20, 2),
+        "memory": round(usage.ru_maxrss * 1024 / 1e9, 2),
+        "own memory": round(anonymous[0] * 1024 / 1e9, 2),
         "load": [round(load, 1), round(os.getloadavg()[0], 1)],
         **({"failed": child.returncode} if child.returncode else {}),
     }

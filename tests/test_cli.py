@@ -337,7 +337,7 @@ def test_help_fits_80_columns(rsprune, monkeypatch):
     [
         ("compare", ["--workers", "--config", "--overwrite"]),
         ("evaluate", ["--workers"]),
-        ("reference", ["--transform-sample", "--embeddings"]),
+        ("reference", ["--transform-sample"]),
         ("report", ["--seed", "--workers", "--device"]),
         ("explain", ["--seed", "--device", "--quiet"]),
     ],
