@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.table import Table
 
-from rsprune.cli import verb
+from rsprune.cli_options import verb
 from rsprune.config import SourceConfig, checked, load_values
 from rsprune.errors import ConfigError
 from rsprune.evaluation.config import EvaluateConfig

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rsprune.cli import app, in_words
+from rsprune.cli_options import app, in_words
 from rsprune.errors import ConfigError
 from rsprune.terminal import Terminal
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -26,7 +27,7 @@ class Listed(NamedTuple):
     stamp: str
 
 
-class _Files:
+class _Files(ABC):
     """Images in the order of their ids, whatever the order of the files that hold them."""
 
     def __init__(self, files: Sequence[Listed], name: str):
@@ -47,8 +48,9 @@ class _Files:
 
     _wanted = ""
 
+    @abstractmethod
     def _index(self, file: Listed) -> Iterator[Item]:
-        raise NotImplementedError
+        """Items of one of the files, in any order."""
 
 
 class Shards(_Files):

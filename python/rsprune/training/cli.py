@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rsprune.cli import COMMON, DEFAULTS, _parameter, app, in_words, setting_options
+from rsprune.cli_options import COMMON, DEFAULTS, app, in_words, parameter, setting_options
 from rsprune.config import absolute, load_values
 from rsprune.errors import ConfigError
 from rsprune.terminal import Terminal
@@ -41,7 +41,7 @@ def verb(kind: type, *common: str) -> Callable[[Callable[..., None]], Callable[.
         parameters += setting_options(kind, function.__name__.capitalize())
         for name in common:
             annotation, option = COMMON[name]
-            parameters.append(_parameter(name, Annotated[annotation, option], DEFAULTS.get(name)))
+            parameters.append(parameter(name, Annotated[annotation, option], DEFAULTS.get(name)))
 
         def command(**values: Any) -> None:
             arguments = {p.name: values.pop(p.name) for p in own}

@@ -1,0 +1,163 @@
+"""How verbs of the ``rsprune`` command come to their options, and how what goes wrong in them is said.
+
+A verb's settings come from `config`: every field there is an option of the verbs whose stage owns it.
+"""
+
+from __future__ import annotations
+
+import errno
+import inspect
+import sys
+import traceback
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+import typer
+
+from rsprune import config
+from rsprune.errors import RspruneError
+
+app = typer.Typer(
+    name="rsprune",
+    help="Keep the part of a remote-sensing image collection that is worth training on.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+SECTIONS: dict[str, type] = {
+    "source": config.SourceConfig,
+    "scan": config.ScanConfig,
+    "score": config.ScoreConfig,
+    "embed": config.EmbedConfig,
+    "filter": config.FilterConfig,
+    "cluster": config.ClusterConfig,
+    "select": config.SelectConfig,
+}
+AS_TEXT = {  # parsed by config
+    "bands": str, "n_clusters": str, "calibrate": str, "scale": list[str], "reference": list[str],
+    "stratify": str, "exclude_from": list[str],
+}  # fmt: skip
+
+COMMON: dict[str, tuple[Any, Any]] = {
+    "seed": (int | None, typer.Option(help="The same seed gives the same images.")),
+    "workers": (int | None, typer.Option(help="Processes; one per core if not given.")),
+    "device": (str, typer.Option(help="auto, cpu or cuda[:i].")),
+    "config_file": (
+        Path | None,
+        typer.Option("--config", help="TOML file with settings; options win over it."),
+    ),
+    "overwrite": (bool, typer.Option("--overwrite", help="Throw away results of other settings.")),
+    "as_json": (bool, typer.Option("--json", help="Print the result as one line of JSON.")),
+    "quiet": (bool, typer.Option("-q", "--quiet", help="No progress, no notices.")),
+    "verbose": (bool, typer.Option("-v", "--verbose", help="Show the traceback of an error.")),
+}
+ABSENT = {"device": "cpu", "overwrite": False, "quiet": False}  # for verbs without these options
+# Options that change nothing about a run that is finished.
+READS_THE_RUN = ("seed", "workers", "device", "config_file")
+DEFAULTS = {"device": "auto", "overwrite": False, "as_json": False, "quiet": False, "verbose": False}
+
+
+def verb(
+    *sections: str | type, without: Collection[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """A command with the options of `sections` and the common ones; it gets its own arguments and `flags`.
+
+    Args:
+        sections: settings whose fields become options.
+        without: options that would have no effect; `flags` holds what they are where nothing was given.
+    """
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        signature = inspect.signature(function, eval_str=True)
+        own = [p for p in signature.parameters.values() if p.name != "flags"]
+        parameters = [p.replace(kind=p.KEYWORD_ONLY) for p in own]
+        parameters += [p for section in sections for p in _options(section) if p.name not in without]
+        for name, (kind, opt) in COMMON.items():
+            opt.rich_help_panel = "Common"
+            if name not in without:
+                parameters.append(parameter(name, Annotated[kind, opt], DEFAULTS.get(name)))
+        absent = {name: ABSENT.get(name) for name in without}
+
+        def command(**values: Any) -> None:
+            values = absent | values
+            arguments = {p.name: values.pop(p.name) for p in own}
+            with in_words(verbose=values["verbose"]):
+                function(**arguments, flags=values)
+
+        command.__name__, command.__doc__ = function.__name__, function.__doc__
+        command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+        command.__annotations__ = {p.name: p.annotation for p in parameters}
+        app.command(name=function.__name__.removesuffix("_"))(command)
+        return function
+
+    return decorate
+
+
+@contextmanager
+def in_words(*, verbose: bool) -> Iterator[None]:
+    """Ends the command with a sentence and an exit code where something goes wrong inside."""
+    try:
+        yield
+    except (RspruneError, OSError, MemoryError, KeyboardInterrupt) as e:
+        if verbose:
+            traceback.print_exc()
+        sentence, code = _sentence(e)
+        print(f"rsprune: {sentence}", file=sys.stderr)
+        raise typer.Exit(code) from None
+
+
+def parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
+    """An option or argument of a command."""
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _options(section: str | type) -> Iterator[inspect.Parameter]:
+    if isinstance(section, type):  # settings that are not those of a run
+        yield from setting_options(section, section.__name__.removesuffix("Config"))
+        return
+    for option in setting_options(SECTIONS[section], section.capitalize()):
+        yield option
+        if option.name == "keep":
+            help = "Share to drop: --prune 0.85 is --keep 0.15."
+            panel = section.capitalize()
+            yield parameter("prune", Annotated[float | None, typer.Option(help=help, rich_help_panel=panel)])
+
+
+def setting_options(kind: type, panel: str) -> Iterator[inspect.Parameter]:
+    """An option per described field of a settings dataclass; None where it is not given."""
+    for name, field in kind.__pydantic_fields__.items():
+        if not field.description:
+            continue
+        default = "" if field.default in (None, (), False) else f" \\[{_plain(field.default)}]"
+        flag = f"--{name.replace('_', '-')}"
+        if field.default is True:
+            flag += f"/--no{flag[1:]}"
+        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        listed = f" One of {', '.join(choices)}." if choices else ""
+        opt = typer.Option(
+            flag, help=field.description + listed + default, rich_help_panel=panel, show_default=False,
+            metavar="<word>" if choices else None,
+        )  # fmt: skip
+        yield parameter(name, Annotated[AS_TEXT.get(name, field.annotation) | None, opt])
+
+
+def _plain(default: Any) -> str:
+    return ",".join(map(str, default)) if isinstance(default, tuple) else str(default)
+
+
+def _sentence(error: BaseException) -> tuple[str, int]:
+    """An error in words, and its exit code."""
+    if isinstance(error, RspruneError):
+        return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return "interrupted; run the same command again to continue", 130
+    if isinstance(error, MemoryError):
+        return "out of memory; lower --workers and run the same command again to continue", 1
+    where = f" ({error.filename})" if getattr(error, "filename", None) else ""
+    if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"no space left to write to{where}; make room and run the same command again to continue", 1
+    return f"{getattr(error, 'strerror', None) or error}{where}", 1
