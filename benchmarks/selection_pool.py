@@ -5,7 +5,6 @@ Everything slow (features of the tiles) is computed once and cached in one file 
 
 from __future__ import annotations
 
-import gzip
 import io
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -16,8 +15,8 @@ import numpy as np
 from PIL import Image as Picture
 from scipy import ndimage
 
-from rsprune import demo
 from rsprune.encoders import load_encoder
+from rsprune.experiment.imagery import open_picture, tile_scenes
 from rsprune.judge import colour_texture
 from rsprune.ops import patch_entropy
 from rsprune.radiometry import Radiometry
@@ -30,7 +29,6 @@ BAD = ("noise", "nodata", "blur", "jpeg", "stripes")  # the others are copies, w
 FAULTS = (*BAD, "copy", "near_copy")
 FAULT_SHARE = 0.1
 TEXTURED = 6.0  # grey standard deviation; a fault planted in an empty sea would not be one
-LAND_MASK = "lsmask_5min_l.bin"
 IDENTITY = Radiometry(((0.0, 256.0),))
 
 
@@ -109,7 +107,7 @@ def load(cache: Path, archive: Path, seed: int, encoders: tuple[str, ...]) -> tu
 
     def clean_pixels() -> tuple[np.ndarray, np.ndarray]:
         if not pixels:
-            pixels.append(_clean_tiles(cache))
+            pixels.append(_tiles())
         return pixels[0]
 
     def clean_images() -> tuple[list[Image], dict[str, np.ndarray]]:
@@ -132,7 +130,7 @@ def load_reference(cache: Path, encoder: str) -> tuple[np.ndarray, np.ndarray]:
     arrays: dict[str, np.ndarray] = dict(np.load(path)) if path.exists() else {}
     if encoder not in arrays:
         tiles, arrays["scene"] = _reference_tiles()
-        arrays[encoder] = _features(encoder, list(tiles), _clean_tiles(cache)[0])
+        arrays[encoder] = _features(encoder, list(tiles), _tiles()[0])
         path.parent.mkdir(parents=True, exist_ok=True)
         np.savez(path, **arrays)
     return arrays["scene"], arrays[encoder]
@@ -206,73 +204,25 @@ def _reference_tiles() -> tuple[np.ndarray, np.ndarray]:
 
     None of them is in the pool, though each shares a quarter of its ground with four tiles that are.
     """
-    half = slice(TILE // 2, None)
-    b02, b03, b04, b08, b11 = (
-        _band(demo.SENTINEL2[b].verified()) for b in ("B02", "B03", "B04", "B08", "B11")
-    )
-    rows, columns = (np.minimum(np.arange(n) // 2, m - 1) for n, m in zip(b03.shape, b11.shape, strict=True))
-    bands = [band[half, half] for band in (b03, b04, b08, b11[np.ix_(rows, columns)])]
-    rgb = np.stack([b04, b03, b02], axis=-1)[half, half]
-    sentinel2 = _cut(Radiometry(demo.SENTINEL2_SCALE).bins(rgb))
-    scene = [f"{name} (10 m)" for name in demo.label_tiles(*bands).ravel()]
-    marble, sea = _marble(half)
-    scene += [_marble_scene(tile, share) for tile, share in zip(marble, sea, strict=True)]
-    pixels, names = np.concatenate([sentinel2, marble]), np.array(scene)
+    pixels, names = _tiles(start=TILE // 2)
     random = np.random.default_rng(0)
     chosen = [random.permutation(np.flatnonzero(names == name))[:100] for name in np.unique(names)]
     rows = np.sort(np.concatenate(chosen))
     return pixels[rows], names[rows]
 
 
-def _band(path: Path) -> np.ndarray:
-    import rasterio
-
-    with rasterio.open(path, driver="GTiff") as scene:
-        return scene.read(1)
-
-
-def _clean_tiles(cache: Path) -> tuple[np.ndarray, np.ndarray]:
-    """uint8 [N, 64, 64, 3] and scene text [N]: all tiles of Sentinel-2 and of Blue Marble."""
-    data = demo.prepare(cache / "data")
-    if data.reference is None:
-        raise SystemExit(data.notes[0])
-    paths = sorted(data.reference.glob("*/*.png"), key=lambda path: path.name)
-    sentinel2 = np.stack([np.asarray(Picture.open(path)) for path in paths])
-    labels = [f"{path.parent.name} (10 m)" for path in paths]
-    marble, sea = _marble(slice(None))
-    labels += [_marble_scene(tile, share) for tile, share in zip(marble, sea, strict=True)]
-    return np.concatenate([sentinel2, marble]), np.array(labels)
-
-
-def _marble(part: slice) -> tuple[np.ndarray, np.ndarray]:
-    """Blue Marble's tiles [N, 64, 64, 3] of rows and columns `part`, and the share of water in each."""
-    path = demo.BLUE_MARBLE.verified()
-    tiles = _cut(np.asarray(Picture.open(path).convert("RGB"))[part, part])
-    mask = np.frombuffer(gzip.decompress((path.parent / LAND_MASK).read_bytes()), np.uint8)
-    water = mask.reshape(2160, 4320)[::-1] != 1  # the mask begins in the south
-    rows, columns = np.arange(2700) * 4 // 5, np.arange(5400) * 4 // 5
-    return tiles, _cut(water[np.ix_(rows, columns)][part, part]).mean(axis=(1, 2))
-
-
-def _cut(pixels: np.ndarray) -> np.ndarray:
-    """Whole tiles [N, 64, 64, ...] of a picture [H, W, ...]."""
-    rows, columns = pixels.shape[0] // TILE, pixels.shape[1] // TILE
-    pixels = pixels[: rows * TILE, : columns * TILE].reshape(rows, TILE, columns, TILE, *pixels.shape[2:])
-    return pixels.swapaxes(1, 2).reshape(-1, TILE, TILE, *pixels.shape[4:])
-
-
-def _marble_scene(tile: np.ndarray, sea: float) -> str:
-    red, green, blue = (tile[..., c].astype(np.float32) for c in range(3))
-    white = np.mean(tile.min(axis=2) > 180)
-    sand = np.mean((red > 120) & (red > green) & (green > blue + 15))
-    leaf = np.mean((green >= red) & (green > blue) & (red < 110))
-    if white > 0.5:
-        return "ice (7 km)"
-    if sea > 0.98:
-        return "sea (7 km)"
-    if sea > 0.25:
-        return "coast (7 km)"
-    return ("desert" if sand > 0.5 else "forest" if leaf > 0.5 else "steppe") + " (7 km)"
+def _tiles(start: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """uint8 [N, 64, 64, 3] and scene text [N]: all tiles of Sentinel-2 and of Blue Marble from `start` on."""
+    pixels, names = [], []
+    for picture in map(open_picture, ("sentinel2", "bluemarble")):
+        h, w = picture.pixels.shape[:2]
+        corners = np.mgrid[start : h - TILE + 1 : TILE, start : w - TILE + 1 : TILE]
+        ys, xs = corners.reshape(2, -1)
+        pixels.append(
+            np.stack([picture.pixels[y : y + TILE, x : x + TILE] for y, x in zip(ys, xs, strict=True)])
+        )
+        names.append(tile_scenes(picture, ys, xs, TILE))
+    return np.concatenate(pixels), np.concatenate(names)
 
 
 # Faults -------------------------------------------------------------------------------------------------------
