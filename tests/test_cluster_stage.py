@@ -1,5 +1,7 @@
 """What is wrong with the settings of the clusters is said before older results are thrown away."""
 
+from dataclasses import replace
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -8,6 +10,7 @@ import pytest
 import collection
 from decided import rsprune
 from rsprune.run import Run
+from rsprune.stages import Job, cluster_images, select_images
 
 
 @pytest.fixture(scope="module")
@@ -48,3 +51,22 @@ def test_as_many_clusters_as_there_are_images_work(finished):
     assert run.json("calibration.json")["n_clusters"] == 10
     assert not run.complete("select")
     assert rsprune("select", finished / "run", "--n", 5).returncode == 0
+
+
+def test_what_takes_long_can_be_followed(finished):
+    run = Run.open(finished / "run")
+    images = len(run.table("scan", ["id"]))
+    seen: dict[str, list[int]] = {}
+
+    def follow(done, doing, of):
+        counts = list(done)
+        seen[doing] = [sum(counts), of]
+        return counts
+
+    again = replace(run.settings, seed=9)
+    job = Job(run, again, workers=2, overwrite=True, progress=follow)
+    cluster_images(job)
+    select_images(job)
+    assert set(seen) == {"scenes", "cluster", "near duplicates", "ranking", "nearest kept"}
+    assert seen["scenes"] == seen["cluster"] == [images, images]
+    assert all(counted == of > 0 for counted, of in seen.values())

@@ -12,6 +12,8 @@ from rsprune import _C, __version__, cuda_unavailable, engine
 EXTRAS = {  # what each extra is for, and the modules of it that are looked for
     "torch": ("encoders and training data", ("torch",)),
     "geo": ("GeoTIFF and other rasters", ("rasterio",)),
+    "cloud": ("images on object stores", ("fsspec", "s3fs")),
+    "ray": ("parts computed on a cluster", ("ray",)),
     "train": ("training and sampling", ("torch", "diffusers", "accelerate")),
     "onnx": ("encoders as ONNX files", ("onnxruntime",)),
     "hf": ("encoders of transformers", ("torch", "transformers")),

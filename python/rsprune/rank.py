@@ -8,6 +8,7 @@ import numpy as np
 
 from rsprune import allocate, cells
 from rsprune.cells import Cells
+from rsprune.progress import Progress, silent
 from rsprune.rows import BLOCK_BYTES, groups, in_threads, unit_rows
 
 METHODS = ("herding", "closest", "mmr", "random")
@@ -24,6 +25,7 @@ def rank_within(
     centers: np.ndarray | None = None,
     mmr_lambda: float = 0.5,
     workers: int = 1,
+    progress: Progress = silent,
 ) -> np.ndarray:
     """Place of every image inside its cluster.
 
@@ -44,6 +46,7 @@ def rank_within(
             count. A cell takes its own mean.
         mmr_lambda: 1 is closest by cosine, 0 the most different from those taken.
         workers: threads.
+        progress: follows the images that are ranked.
 
     Returns:
         Rank int64 [N], 0 is best; -1 where the image is not ranked.
@@ -79,7 +82,7 @@ def rank_within(
             taken = np.argsort(np.square(members - center).sum(axis=1), kind="stable")
         rank[rows[taken]] = np.arange(len(rows))
 
-    in_threads(order, groups(cut.cell, keys), workers)
+    in_threads(order, groups(cut.cell, keys), workers, progress=progress, doing="ranking")
     if in_pieces.any():
         rows = np.flatnonzero((labels >= 0) & in_pieces[np.maximum(labels, 0)])
         rank[rows] = _taking_turns(rank[rows], cut.cell[rows], labels[rows], keys[rows])

@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 import xxhash
 
+from rsprune.progress import Progress, silent
+
 BLOCK_BYTES = 64 << 20  # largest temporary matrix of similarities
 _PIECE = 65_536  # texts that are Python objects at once
 
@@ -123,16 +125,29 @@ def groups(
 
 
 def in_threads(
-    work: Callable[[int, np.ndarray], None], of: Iterable[tuple[int, np.ndarray]], workers: int
+    work: Callable[[int, np.ndarray], None],
+    of: Iterable[tuple[int, np.ndarray]],
+    workers: int,
+    *,
+    progress: Progress = silent,
+    doing: str = "",
 ) -> None:
     """Calls `work` for every label and its rows, which no other label has, so that the order does not matter."""
-    if workers == 1:
-        for label, rows in of:
-            work(label, rows)
-        return
-    with ThreadPoolExecutor(workers) as pool:
-        for _ in pool.map(lambda group: work(*group), of):
-            pass
+    labelled = list(of)
+
+    def done() -> Iterator[int]:
+        if workers == 1:
+            for label, rows in labelled:
+                work(label, rows)
+                yield len(rows)
+            return
+        with ThreadPoolExecutor(workers) as pool:
+            finished = pool.map(lambda group: work(*group), labelled)
+            for (_, rows), _ in zip(labelled, finished, strict=True):
+                yield len(rows)
+
+    for _ in progress(done(), doing, sum(len(rows) for _, rows in labelled)):
+        pass
 
 
 def most_similar(x: np.ndarray, others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from rsprune.allocate import priorities
 from rsprune.errors import ConfigError
+from rsprune.progress import Progress, silent
 from rsprune.rows import (
     BLOCK_BYTES,
     content_key,
@@ -118,7 +119,7 @@ def pseudo_scenes(
     return Prototypes(vectors, np.arange(len(vectors), dtype=np.int32), names[: len(vectors)], -1.0)
 
 
-def tag(x: Any, prototypes: Prototypes) -> SceneTags:
+def tag(x: Any, prototypes: Prototypes, *, progress: Progress = silent) -> SceneTags:
     """Scene of each image of `x` [N, D]: that of its most similar prototype, ties to the lower scene.
 
     An image below the threshold, or with a zero row, is unknown; a row with NaN is unknown and has NaN
@@ -135,18 +136,24 @@ def tag(x: Any, prototypes: Prototypes) -> SceneTags:
     vectors = prototypes.vectors[by_scene]
     present, starts = np.unique(prototypes.scene[by_scene], return_index=True)
     block = max(1, BLOCK_BYTES // (4 * max(vectors.shape)))
-    for start in range(0, len(x), block):
-        part = x[start : start + block]
-        finite = np.flatnonzero(finite_rows(part))
-        rows, members = start + finite, unit_rows(part[finite])
-        best = np.maximum.reduceat(members @ vectors.T, starts, axis=1)
-        at = best.argmax(axis=1)
-        similarity[rows] = best[np.arange(len(at)), at]
-        if len(present) > 1:
-            two = np.partition(best, -2, axis=1)[:, -2:]
-            margin[rows] = two[:, 1] - two[:, 0]
-        known = (similarity[rows] >= prototypes.threshold) & members.any(axis=1)
-        scene[rows] = np.where(known, present[at], UNKNOWN)
+
+    def done() -> Iterator[int]:
+        for start in range(0, len(x), block):
+            part = x[start : start + block]
+            finite = np.flatnonzero(finite_rows(part))
+            rows, members = start + finite, unit_rows(part[finite])
+            best = np.maximum.reduceat(members @ vectors.T, starts, axis=1)
+            at = best.argmax(axis=1)
+            similarity[rows] = best[np.arange(len(at)), at]
+            if len(present) > 1:
+                two = np.partition(best, -2, axis=1)[:, -2:]
+                margin[rows] = two[:, 1] - two[:, 0]
+            known = (similarity[rows] >= prototypes.threshold) & members.any(axis=1)
+            scene[rows] = np.where(known, present[at], UNKNOWN)
+            yield len(part)
+
+    for _ in progress(done(), "scenes", len(x)):
+        pass
     return SceneTags(scene, similarity, margin)
 
 

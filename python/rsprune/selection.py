@@ -13,6 +13,7 @@ from rsprune.cells import Cells
 from rsprune.config import FilterConfig, SelectConfig
 from rsprune.duplicates import Footprints, spatial_duplicates
 from rsprune.filters import CODES, eligibility
+from rsprune.progress import Progress, silent
 from rsprune.rank import METHODS
 from rsprune.rows import Contents, finite_rows, row_hashes, unique_rows
 from rsprune.similar import exact_duplicates, near_duplicates, nearest_kept
@@ -69,6 +70,7 @@ def decide(
     budget: int,
     seed: int = 0,
     workers: int = 1,
+    progress: Progress = silent,
 ) -> Decisions:
     """Decides about every image of a pool.
 
@@ -91,6 +93,7 @@ def decide(
         budget: images to keep; if fewer survive, all of them are kept.
         seed: decides ties, and whatever a strategy leaves to chance.
         workers: threads; they change no decision.
+        progress: follows the images in what takes long.
 
     Raises:
         ValueError: if the arrays differ in length.
@@ -98,7 +101,7 @@ def decide(
         RspruneError: if the strategy does not return what it was asked for.
     """
     select = select or SelectConfig()
-    strategy = load_strategy(select.strategy, **select.rsprune, workers=workers)
+    strategy = load_strategy(select.strategy, **select.rsprune, workers=workers, progress=progress)
     pool = strategy.pool if select.pool == "auto" else select.pool
     labels = np.asarray(labels)
     n = len(x)
@@ -140,7 +143,9 @@ def decide(
     cells = Cells.of(x, np.where(embedded, labels, _NONE), keys, reason == 0)
     if pool == "distinct":
         least = select.near_duplicate
-        near = near_duplicates(x, cells.cell, quality, keys, least, reason == 0, workers=workers)
+        near = near_duplicates(
+            x, cells.cell, quality, keys, least, reason == 0, workers=workers, progress=progress
+        )
         drop(near, "near_duplicate", least)
         del near
 
@@ -160,7 +165,9 @@ def decide(
     kept = (rank >= 0) & (rank < budget)
     reason[chosen_from] = CODES["over_budget"]
     reason[kept] = CODES["kept"]
-    nearest, similarity = nearest_kept(x, cells, keys, kept, duplicate_of, centers, workers=workers)
+    nearest, similarity = nearest_kept(
+        x, cells, keys, kept, duplicate_of, centers, workers=workers, progress=progress
+    )
     return Decisions(
         reason=reason,
         kept=kept,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from rsprune.cells import Cells
+from rsprune.progress import Progress, silent
 from rsprune.rows import content_numbers, groups, in_threads, most_similar, unit_rows
 
 _NONE = -1
@@ -50,6 +51,7 @@ def near_duplicates(
     candidates: np.ndarray | None = None,
     *,
     workers: int = 1,
+    progress: Progress = silent,
 ) -> np.ndarray:
     """Row int64 [N] of the image that stays for each near duplicate inside its cluster, else -1.
 
@@ -64,6 +66,7 @@ def near_duplicates(
         threshold: cosine; above 1 switches the search off.
         candidates: bool [N], images that take part.
         workers: threads.
+        progress: follows the images that are compared.
     """
     duplicate_of = np.full(len(labels), _NONE, dtype=np.int64)
     if threshold > 1:
@@ -75,7 +78,7 @@ def near_duplicates(
         follows = leader >= 0
         duplicate_of[rows[follows]] = rows[leader[follows]]
 
-    in_threads(search, groups(labels, keys, candidates), workers)
+    in_threads(search, groups(labels, keys, candidates), workers, progress=progress, doing="near duplicates")
     return duplicate_of
 
 
@@ -88,6 +91,7 @@ def nearest_kept(
     centers: np.ndarray,
     *,
     workers: int = 1,
+    progress: Progress = silent,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The kept image, int64 [N], that stands for each dropped one, and the cosine to it, float32 [N].
 
@@ -102,6 +106,7 @@ def nearest_kept(
         duplicate_of: row [N] of the image that stays for each duplicate, else -1.
         centers: of the clusters [K, D].
         workers: threads.
+        progress: follows the images that are compared.
     """
     nearest = np.full(len(kept), _NONE, dtype=np.int64)
     similarity = np.full(len(kept), np.nan, dtype=np.float32)
@@ -129,7 +134,8 @@ def nearest_kept(
         at, similarity[rows] = most_similar(unit_rows(x[rows]), unit_rows(x[others]))
         nearest[rows] = others[at]
 
-    in_threads(search, groups(cells.cell, keys, ~kept & (nearest < 0)), workers)
+    dropped = groups(cells.cell, keys, ~kept & (nearest < 0))
+    in_threads(search, dropped, workers, progress=progress, doing="nearest kept")
     return nearest, similarity
 
 

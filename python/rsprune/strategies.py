@@ -23,6 +23,7 @@ import numpy as np
 
 from rsprune import allocate
 from rsprune.errors import ConfigError, RspruneError
+from rsprune.progress import Progress, silent
 from rsprune.rank import rank_by, rank_within, spreads
 from rsprune.rows import BLOCK_BYTES, groups, unit_rows
 
@@ -224,6 +225,7 @@ def rsprune(
     rank: str = "herding",
     mmr_lambda: float = 0.5,
     workers: int = 1,
+    progress: Progress = silent,
 ) -> np.ndarray:
     """Seats for scenes, in a scene for its part of every cluster, representative images inside.
 
@@ -237,6 +239,7 @@ def rsprune(
         rank: order inside a cluster; see `rank_within`.
         mmr_lambda: for `mmr`.
         workers: threads.
+        progress: follows the images that are ranked.
     """
     scenes = None if scene_alpha is None else clusters.scenes
     parts = _parts(clusters.labels, scenes)
@@ -248,7 +251,13 @@ def rsprune(
         inside = rank_by(chance, parts, keys=keys)
     else:
         inside = rank_within(
-            embeddings, parts, keys=keys, method=rank, mmr_lambda=mmr_lambda, workers=workers
+            embeddings,
+            parts,
+            keys=keys,
+            method=rank,
+            mmr_lambda=mmr_lambda,
+            workers=workers,
+            progress=progress,
         )
     sizes = np.bincount(parts)
     # Measuring the spread reads all embeddings again: only where it counts.

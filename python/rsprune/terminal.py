@@ -48,7 +48,7 @@ class Terminal:
         if self.quiet:
             yield from done
         elif self.err.is_terminal:
-            columns = (TextColumn("{task.description:<14}"), BarColumn(None), MofNCompleteColumn(), _Rate())
+            columns = (TextColumn("{task.description:<15}"), BarColumn(None), MofNCompleteColumn(), _Rate())
             left = (TimeRemainingColumn(compact=True), TextColumn("left"))
             with Progress(*columns, *left, console=self.err, expand=True) as bar:
                 task = bar.add_task(description, total=images)

@@ -14,21 +14,27 @@ TIMES = (0.1, 0.3, 0.5, 0.7, 0.9)  # shares of noise that the held-out loss is m
 class EvaluateConfig:
     # Of another family than the default encoder: who selected must not judge.
     extractor: str = Field(
-        "alexnet", description="Network that measures: alexnet, vgg16, lite0, onnx:PATH, hf:PATH."
+        default="alexnet", description="Network that measures: alexnet, vgg16, lite0, onnx:PATH, hf:PATH."
     )
-    weights: str | None = Field(None, description="Archive with the weights of alexnet and vgg16; once.")
+    weights: str | None = Field(
+        default=None, description="Archive with the weights of alexnet and vgg16; once."
+    )
     resize: int | None = Field(
-        None, ge=32, description="Side (pixels) that alexnet and vgg16 see images at; 128 if not given."
+        default=None,
+        ge=32,
+        description="Side (pixels) that alexnet and vgg16 see images at; 128 if not given.",
     )
     reference_kind: str = Field(
-        "not stated", description="What the reference stands for: natural, balanced, ..."
+        default="not stated", description="What the reference stands for: natural, balanced, ..."
     )
-    k: int = Field(5, ge=1, description="Neighbours of precision, recall, density and coverage.")
-    subsets: int = Field(100, ge=1, description="Random subsets of the kernel distance.")
+    k: int = Field(default=5, ge=1, description="Neighbours of precision, recall, density and coverage.")
+    subsets: int = Field(default=100, ge=1, description="Random subsets of the kernel distance.")
     subset_size: int | None = Field(
-        None, ge=2, description="Images of a subset; 1,000 or half of the smaller set if not given."
+        default=None, ge=2, description="Images of a subset; 1,000 or half of the smaller set if not given."
     )
     draw: int = Field(
-        0, ge=0, description="Images to draw from a MODEL for the other scores; 0 measures its held-out loss."
+        default=0,
+        ge=0,
+        description="Images to draw from a MODEL for the other scores; 0 measures its held-out loss.",
     )
-    draw_steps: int = Field(25, ge=1, description="Denoising steps of a drawn image.")
+    draw_steps: int = Field(default=25, ge=1, description="Denoising steps of a drawn image.")

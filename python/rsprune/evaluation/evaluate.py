@@ -20,9 +20,10 @@ from rsprune.evaluation import (
     vendi_score,
 )
 from rsprune.evaluation.config import EvaluateConfig
-from rsprune.evaluation.inputs import Measured, Progress, is_matrix, measure
+from rsprune.evaluation.inputs import Measured, is_matrix, measure
 from rsprune.evaluation.model import drawn_features, held_out_loss, is_model
 from rsprune.evaluation.provenance import code
+from rsprune.progress import Progress, silent
 
 FEW = 1000  # images below which the bias of FD is larger than most differences
 NAMES = {"alexnet": "AlexNet", "vgg16": "VGG16"}
@@ -38,7 +39,7 @@ def evaluate(
     source: SourceConfig | None = None,
     seed: int = 0,
     device: str = "auto",
-    progress: Progress = lambda done, title, images: done,
+    progress: Progress = silent,
 ) -> dict[str, Any]:
     """Scores of samples, and their floors: one random half of the reference against the other.
 

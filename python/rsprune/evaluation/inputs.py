@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,13 +13,13 @@ from rsprune.config import ScanConfig, SourceConfig
 from rsprune.encoders import Encoder, check_bands
 from rsprune.errors import ConfigError, TooManyUnreadable, UnreadableImage
 from rsprune.evaluation.features import as_features
+from rsprune.progress import Progress
 from rsprune.radiometry import Radiometry
 from rsprune.sources import open_source
 from rsprune.sources.base import Item
 
 MATRICES = (".npy", ".parquet")
 BATCH = 64  # images given to the extractor at once
-Progress = Callable[[Iterable[int], str, int], Iterable[int]]
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import Any
@@ -109,7 +110,7 @@ def _cluster(
     run, settings, seed = job.run, job.settings.cluster, job.settings.seed
     x = images.pool.x
     prototypes, calibration = _scenes(job, references, others, images)
-    tags = tag(x, prototypes)
+    tags = tag(x, prototypes, progress=job.progress)
     k = _n_clusters(job, calibration, tags, images.distinct)
     write_json(run.path / "calibration.json", calibration)
     fit = stratified_sample(tags.scene, k * settings.fit_per_cluster, images.keys, images.candidates)
@@ -120,7 +121,7 @@ def _cluster(
         warnings.simplefilter("ignore", ConvergenceWarning)
         fitted = KMeans(n_clusters=k, max_iter=settings.max_iter, random_state=seed % 2**32).fit(sample)
     centers = np.asarray(fitted.cluster_centers_, np.float32)
-    labels, distance = _assign(x, centers, job.device)
+    labels, distance = _assign(x, centers, job)
 
     names = pa.array([*prototypes.names, "unknown"], pa.string())
     start = 0
@@ -171,19 +172,27 @@ def _n_clusters(job: Job, calibration: dict[str, Any], tags: SceneTags, distinct
     return k
 
 
-def _assign(x: StoredEmbeddings, centers: np.ndarray, device: str) -> tuple[np.ndarray, np.ndarray]:
+def _assign(x: StoredEmbeddings, centers: np.ndarray, job: Job) -> tuple[np.ndarray, np.ndarray]:
     """Nearest centre int32 [N] and squared distance float32 [N]; -1 and NaN without an embedding."""
     labels, distance = np.empty(len(x), np.int32), np.empty(len(x), np.float32)
-    for start in range(0, len(x), _BLOCK):
-        part = slice(start, start + _BLOCK)
-        if device == "cpu":
-            kmeans_assign(x[part], centers, out=(labels[part], distance[part]))
-            continue
-        import torch
 
-        where = torch.device(device)
-        there = kmeans_assign(torch.from_numpy(x[part]).to(where), torch.from_numpy(centers).to(where))
-        labels[part], distance[part] = (array.cpu().numpy() for array in there)
+    def done() -> Iterator[int]:
+        for start in range(0, len(x), _BLOCK):
+            part = slice(start, start + _BLOCK)
+            if job.device == "cpu":
+                kmeans_assign(x[part], centers, out=(labels[part], distance[part]))
+            else:
+                import torch
+
+                where = torch.device(job.device)
+                there = kmeans_assign(
+                    torch.from_numpy(x[part]).to(where), torch.from_numpy(centers).to(where)
+                )
+                labels[part], distance[part] = (array.cpu().numpy() for array in there)
+            yield len(labels[part])
+
+    for _ in job.progress(done(), "cluster", len(x)):
+        pass
     return labels, distance
 
 

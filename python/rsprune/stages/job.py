@@ -13,9 +13,8 @@ from rsprune import engine, resume
 from rsprune.config import Settings
 from rsprune.engine_ray import Ray
 from rsprune.errors import PartFailed, TooManyUnreadable
+from rsprune.progress import Progress, silent
 from rsprune.run import Run, digest
-
-Progress = Callable[[Iterable[int], str, int], Iterable[int]]
 
 
 class Part(Protocol):
@@ -25,10 +24,6 @@ class Part(Protocol):
 
 
 P = TypeVar("P", bound=Part)
-
-
-def _silent(done: Iterable[int], description: str, images: int) -> Iterable[int]:
-    return done
 
 
 @dataclass(frozen=True)
@@ -44,7 +39,7 @@ class Job:
     device: str = "cpu"
     cluster: Ray | None = None
     overwrite: bool = False
-    progress: Progress = _silent
+    progress: Progress = silent
     say: Callable[[str], None] = lambda sentence: None
 
     @property

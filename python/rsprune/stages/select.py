@@ -92,6 +92,7 @@ def _select(job: Job, budget: int, exclusions: list[Exclusion]) -> None:
         budget=budget,
         seed=job.settings.seed,
         workers=job.workers,
+        progress=job.progress,
     )
     ids = run.table("scan", ["id"])["id"].cast(pa.large_string()).combine_chunks()
     write_atomic(run.path / "decisions.parquet", lambda f: _write_decisions(f, run, ids, d, assigned))
