@@ -22,6 +22,22 @@ def isa(request, monkeypatch):
     return request.param
 
 
+@pytest.fixture(scope="session")
+def reported(tmp_path_factory):
+    """A run folder that tests only read; its page they may write again."""
+    from run_folder import make_run
+
+    return make_run(tmp_path_factory.mktemp("report"))
+
+
+@pytest.fixture(scope="session")
+def page(reported):
+    """The page about `reported`, read."""
+    from report_page import read
+
+    return read(reported)
+
+
 @pytest.fixture(name="rsprune")
 def command(capsys):
     """Runs a command in this process: exit code, stdout, and what it said on stderr."""

@@ -199,3 +199,35 @@ def test_time_that_is_up_stops_before_the_next_run(finished, tmp_path):
     found = experiment(settings, copy, minutes=0, say=said.append)
     assert found["done"] == 3
     assert any("time is up" in sentence for sentence in said)
+
+
+def test_models_are_fine_tuned_alike_and_beside_fresh_weights(finished):
+    from rsprune.experiment.config import DownstreamConfig
+    from rsprune.experiment.runner import experiment
+
+    settings, out, _, _ = finished
+    training = {"max_train_steps": 2, "train_batch_size": 2}
+    task = DownstreamConfig(
+        task="super-resolution",
+        arms=("full",),
+        settings={"scale": 2, "lpips": False, "estimates": 2, "sample_steps": 2},
+        training=training,
+    )
+    experiment(replace(settings, downstream=(task,)), out, labels=["full"], seeds=[1])
+    folders = sorted(path.parent.name for path in out.glob("downstream/*/result.json"))
+    assert folders == ["super-resolution-x2-from-scratch-1", "super-resolution-x2-full-1"]
+    assert not list(out.glob("downstream/*/model/checkpoint-*"))
+    rows = [r for r in pq.read_table(out / "results.parquet").to_pylist() if r["reference"] == "downstream"]
+    by = {(r["arm"], r["metric"]): r for r in rows}
+    assert by["full", "super-resolution x2: expected psnr"]["images_seen"] == 4
+    bicubic = [by[arm, "super-resolution x2: bicubic psnr"]["value"] for arm in ("full", "from scratch")]
+    assert bicubic[0] == bicubic[1]
+    assert all(row["n_real"] == len(list(out.glob("data/downstream/held_out/*/*.png"))) for row in rows)
+    text = (out / "results.md").read_text()
+    value = by["from scratch", "super-resolution x2: expected psnr"]["value"]
+    assert f"| from scratch | {value:.3f} |" in text
+    assert f"| bicubic | {bicubic[0]:.3f} |" in text
+    assert "Fine-tuned: super-resolution x2" in (out / "index.html").read_text()
+    other = replace(task, training={**training, "learning_rate": 0.5})
+    with pytest.raises(ConfigError, match="was fine-tuned with other settings"):
+        experiment(replace(settings, downstream=(other,)), out, labels=["full"], seeds=[1])

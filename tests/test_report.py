@@ -12,27 +12,18 @@ from report_page import read
 from rsprune.columns import Columns
 from rsprune.errors import ConfigError
 from rsprune.filters import REASONS
-from rsprune.report import _environment, write_report
-from rsprune.report_budget import nearest_better, what_if
-from rsprune.report_calibration import calibration_section
-from rsprune.report_maps import density
+from rsprune.report import write_report
+from rsprune.report.budget import nearest_better, what_if
+from rsprune.report.calibration import calibration_section
+from rsprune.report.maps import density
+from rsprune.report.page import _environment
 from rsprune.run import Run, write_json
 from rsprune.sources import ids
 from run_folder import HOSTILE, SCENES, make_run
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("report"))
-
-
-@pytest.fixture(scope="module")
-def page(run):
-    return read(run)
-
-
-def test_numbers_are_those_of_the_decisions(run, page):
-    reasons = Counter(run.decisions["reason"].to_pylist())
+def test_numbers_are_those_of_the_decisions(reported, page):
+    reasons = Counter(reported.decisions["reason"].to_pylist())
     assert len(reasons) >= 8
     rows = page.table("outcome")
     for (name, count, share, _), reason in zip(rows[:-1], [r for r in REASONS if reasons[r]], strict=True):
@@ -44,8 +35,8 @@ def test_numbers_are_those_of_the_decisions(run, page):
     assert page.text.count("low entropy") == 2  # the table, and the sheet of dropped ones
 
 
-def test_scene_numbers_are_those_of_the_decisions(run, page):
-    decisions = run.decisions.filter(pc.is_valid(run.decisions["scene"])).to_pylist()
+def test_scene_numbers_are_those_of_the_decisions(reported, page):
+    decisions = reported.decisions.filter(pc.is_valid(reported.decisions["scene"])).to_pylist()
     before = Counter(d["scene"] for d in decisions)
     after = Counter(d["scene"] for d in decisions if d["kept"])
     rows = page.table("scene")
@@ -53,10 +44,10 @@ def test_scene_numbers_are_those_of_the_decisions(run, page):
     assert [int(r[1]) for r in rows] == sorted(before.values(), reverse=True)
 
 
-def test_threshold_and_seconds_are_shown(run, page):
-    threshold = pc.min(run.decisions.filter(run.decisions["kept"])["threshold"]).as_py()
+def test_threshold_and_seconds_are_shown(reported, page):
+    threshold = pc.min(reported.decisions.filter(reported.decisions["kept"])["threshold"]).as_py()
     assert f"12 images lie below the threshold of {threshold:.2f} bits" in page.text
-    stages = {e["stage"]: e["seconds"] for e in run.log()}
+    stages = {e["stage"]: e["seconds"] for e in reported.log()}
     assert {r[0]: r[1] for r in page.table("stage")} == {
         s: f"{t:.1f}" for s, t in stages.items() if s != "report"
     }
@@ -90,9 +81,9 @@ def test_hostile_names_are_shown_as_text(page):
     assert data.count("<") == 2
 
 
-def test_every_name_and_every_dropped_reason_has_its_place(run, page):
+def test_every_name_and_every_dropped_reason_has_its_place(reported, page):
     pictured = [
-        d["id"] for d in run.decisions.to_pylist() if d["reason"] not in ("unreadable", "over_budget")
+        d["id"] for d in reported.decisions.to_pylist() if d["reason"] not in ("unreadable", "over_budget")
     ]
     assert set(pictured) <= {t.strip() for t in page.texts}
     headings = [t.strip() for t in page.texts]
@@ -139,11 +130,11 @@ def test_colours_have_enough_contrast(page):
         assert contrast(paper, bar) >= 3
 
 
-def test_same_folder_gives_the_same_bytes(run):
-    first = write_report(run).read_bytes()
-    run.note(stage="report", started="2026-01-01T00:00:00+00:00", seconds=4.2)
-    assert write_report(Run.open(run.path)).read_bytes() == first
-    assert not list(run.path.glob("*.tmp"))
+def test_same_folder_gives_the_same_bytes(reported):
+    first = write_report(reported).read_bytes()
+    reported.note(stage="report", started="2026-01-01T00:00:00+00:00", seconds=4.2)
+    assert write_report(Run.open(reported.path)).read_bytes() == first
+    assert not list(reported.path.glob("*.tmp"))
 
 
 def test_notes(tmp_path):
@@ -221,20 +212,20 @@ def test_what_if_is_what_another_budget_keeps(tmp_path):
         assert found["counts"][at] == [scenes[name] for name in found["scenes"]]
 
 
-def test_what_if_table_has_the_shares(run, page):
-    found = what_if(Columns(run), seed=0)
+def test_what_if_table_has_the_shares(reported, page):
+    found = what_if(Columns(reported), seed=0)
     rows = page.table("share kept")
     assert [int(n) for n in rows[0][1:]] == [found["images"][i] for i in found["table"]]
     sums = [sum(float(row[k].rstrip(" %")) for row in rows[2:]) for k in range(1, len(rows[0]))]
     assert np.allclose(sums, 100, atol=0.3)
 
 
-def test_duplicates_of_better_images(run):
-    columns = Columns(run)
+def test_duplicates_of_better_images(reported):
+    columns = Columns(reported)
     ranked = np.flatnonzero(columns.rank >= 0)
     best_first = ranked[np.argsort(columns.rank[ranked])]
     place, similarity = nearest_better(columns, best_first, seed=0)
-    x = run.embeddings()[best_first].astype(np.float64)
+    x = reported.embeddings()[best_first].astype(np.float64)
     x /= np.linalg.norm(x, axis=1, keepdims=True)
     assert place.tolist() == list(range(len(best_first)))
     assert similarity[0] == -1
@@ -254,9 +245,9 @@ def test_a_strategy_that_ranks_only_what_it_keeps_offers_no_larger_budget(tmp_pa
     assert what_if(columns, seed=0) is None
 
 
-def test_areas_hold_all_located_images(run):
-    columns = Columns(run)
-    manifest, kept = run.table("scan"), run.decisions["kept"].to_numpy(zero_copy_only=False)
+def test_areas_hold_all_located_images(reported):
+    columns = Columns(reported)
+    manifest, kept = reported.table("scan"), reported.decisions["kept"].to_numpy(zero_copy_only=False)
     located = manifest["centre_lat"].is_valid().to_numpy()
     found = density(columns)
     assert (found["n_areas"], found["located"]) == (2, located.sum())

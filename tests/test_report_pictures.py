@@ -13,31 +13,20 @@ from PIL import Image
 from safetensors.numpy import save_file
 
 from report_page import Page, read
-from rsprune import charts, report_examples, sheets
 from rsprune.columns import Columns
-from rsprune.report import write_report
+from rsprune.report import charts, examples, sheets, write_report
 from rsprune.run import write_array, write_table
 from rsprune.sources import ids
 from run_folder import make_run, make_window_run
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return make_run(tmp_path_factory.mktemp("report"))
-
-
-@pytest.fixture(scope="module")
-def page(run):
-    return read(run)
-
-
-def test_sheets_hold_the_images(run, page):
+def test_sheets_hold_the_images(reported, page):
     first = next(i for i in page.all("img") if "best first" in i["alt"])
     sheet = Image.open(io.BytesIO(base64.b64decode(first["src"].partition(",")[2]))).convert("RGB")
     assert (sheet.width, sheet.height) == (int(first["width"]), int(first["height"]))
-    best = run.kept_ids[0]
-    uri = pc.index(run.decisions["id"], best).as_py()
-    with Image.open(ids.decode(run.decisions["uri"][uri].as_py())) as original:
+    best = reported.kept_ids[0]
+    uri = pc.index(reported.decisions["id"], best).as_py()
+    with Image.open(ids.decode(reported.decisions["uri"][uri].as_py())) as original:
         pixels = np.asarray(original, np.float32)
     at = sheets.RING + sheets.GAP // 2
     shown = np.asarray(sheet, np.float32)[at : at + 64, at : at + 64]
@@ -94,7 +83,7 @@ def test_several_sources_have_a_histogram_each(tmp_path):
 
 def test_duplicates_stand_beside_the_image_that_stays(tmp_path):
     run = make_run(tmp_path, keep=0.9)
-    n, found = report_examples.duplicate_groups(Columns(run))
+    n, found = examples.duplicate_groups(Columns(run))
     names = run.decisions["id"].to_pylist()
     groups = {names[first]: [names[i] for i in rows[1:]] for first, _, rows in found}
     assert n == len(groups)

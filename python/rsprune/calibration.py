@@ -23,7 +23,7 @@ _LEAST = 16  # clusters of a pool
 _KEPT_VARIANCE = 0.95  # of the components that whitening blows up to one length
 
 
-def calibrate(reference: Reference | Sequence[Reference], *, seed: int = 0) -> dict:
+def calibrate(reference: Reference | Sequence[Reference], *, seed: int = 0) -> dict[str, Any]:
     """The reference as benchmark of the embedding space, ready for JSON.
 
     Returns:

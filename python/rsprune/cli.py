@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -104,7 +104,7 @@ def _wanted(
 
 def _cluster(path: Path, flags: dict[str, Any]) -> Ray | None:
     """The cluster that flags ask for, None where parts are computed on this machine. Raises `ConfigError`."""
-    given = {name: flags.get(name) for name in config.EngineConfig.__pydantic_fields__}
+    given = {f.name: flags.get(f.name) for f in fields(config.EngineConfig)}
     wanted = config.checked(config.EngineConfig, {k: v for k, v in given.items() if v is not None})
     if wanted.engine == "local":
         return None
@@ -303,4 +303,5 @@ def main(arguments: list[str] | None = None) -> None:
 # Last, as help lists verbs in the order that they were added: evaluate, experiment, train and sample.
 import rsprune.evaluation.cli  # noqa: E402
 import rsprune.experiment.cli  # noqa: E402
-import rsprune.training.cli  # noqa: E402, F401
+import rsprune.training.cli  # noqa: E402
+import rsprune.training.cli_finetune  # noqa: E402, F401

@@ -28,7 +28,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-SECTIONS: dict[str, type] = {
+SECTIONS: dict[str, Any] = {
     "source": config.SourceConfig,
     "scan": config.ScanConfig,
     "score": config.ScoreConfig,
@@ -85,7 +85,7 @@ def verb(
         def command(**values: Any) -> None:
             values = absent | values
             arguments = {p.name: values.pop(p.name) for p in own}
-            with in_words(verbose=values["verbose"]):
+            with in_words(verbose=bool(values["verbose"])):
                 function(**arguments, flags=values)
 
         command.__name__, command.__doc__ = function.__name__, function.__doc__
@@ -127,7 +127,7 @@ def _options(section: str | type) -> Iterator[inspect.Parameter]:
             yield parameter("prune", Annotated[float | None, typer.Option(help=help, rich_help_panel=panel)])
 
 
-def setting_options(kind: type, panel: str) -> Iterator[inspect.Parameter]:
+def setting_options(kind: Any, panel: str) -> Iterator[inspect.Parameter]:
     """An option per described field of a settings dataclass; None where it is not given."""
     for name, field in kind.__pydantic_fields__.items():
         if not field.description:
@@ -142,7 +142,8 @@ def setting_options(kind: type, panel: str) -> Iterator[inspect.Parameter]:
             flag, help=field.description + listed + default, rich_help_panel=panel, show_default=False,
             metavar="<word>" if choices else None,
         )  # fmt: skip
-        yield parameter(name, Annotated[AS_TEXT.get(name, field.annotation) | None, opt])
+        text = None if field.annotation is int else AS_TEXT.get(name)  # --scale of a task is a plain number
+        yield parameter(name, Annotated[(text or field.annotation) | None, opt])
 
 
 def _plain(default: Any) -> str:
@@ -157,7 +158,8 @@ def _sentence(error: BaseException) -> tuple[str, int]:
         return "interrupted; run the same command again to continue", 130
     if isinstance(error, MemoryError):
         return "out of memory; lower --workers and run the same command again to continue", 1
-    where = f" ({error.filename})" if getattr(error, "filename", None) else ""
+    name = getattr(error, "filename", None)
+    where = f" ({name})" if name else ""
     if getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         return f"no space left to write to{where}; make room and run the same command again to continue", 1
     return f"{getattr(error, 'strerror', None) or error}{where}", 1

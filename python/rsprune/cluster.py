@@ -94,7 +94,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
 
         self._warn_of_empty(len(np.unique(labels)))
         self.cluster_centers_ = centers
-        self.labels_ = labels
+        self.labels_: Any = labels
         self.inertia_ = float(distances.sum(dtype=np.float64))
         self.n_iter_ = iterations
         return self
@@ -108,8 +108,8 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
             raise ImportError(
                 "KMeans on a device needs PyTorch; install it with: pip install 'rsprune[torch]'"
             ) from error
-        x = _to_torch(X) if _on_device(X) else self._check_data(X, reset=True, finite=False)
-        device = torch.device(self.device) if self.device is not None else x.device
+        x: Any = _to_torch(X) if _on_device(X) else self._check_data(X, reset=True, finite=False)
+        device: torch.device = torch.device(x.device if self.device is None else self.device)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", torch.cuda.current_device())
         if x.ndim != 2 or 0 in x.shape:
@@ -156,7 +156,8 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
     def transform(self, X: Any) -> np.ndarray:  # X: [N, D]
         """Euclidean distance to every centre: `[N, K]`."""
         check_is_fitted(self)
-        return euclidean_distances(self._check_data(X, reset=False), self.cluster_centers_)
+        distances: np.ndarray = euclidean_distances(self._check_data(X, reset=False), self.cluster_centers_)
+        return distances
 
     def score(self, X: Any, y: Any = None) -> float:  # X: [N, D]
         """Minus the sum of squared distances to the nearest centre."""
@@ -171,7 +172,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
 
     @property
     def _n_features_out(self) -> int:
-        return self.cluster_centers_.shape[0]
+        return len(self.cluster_centers_)
 
     def _check_settings(self) -> None:
         for name in ("n_clusters", "max_iter"):
@@ -185,7 +186,9 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
 
     def _check_data(self, X: Any, *, reset: bool, finite: bool = True) -> np.ndarray:
         kept = [np.float32, np.float16]
-        x = validate_data(self, _to_host(X), reset=reset, dtype=kept, order="C", ensure_all_finite=False)
+        x: np.ndarray = validate_data(
+            self, _to_host(X), reset=reset, dtype=kept, order="C", ensure_all_finite=False
+        )
         for block in (
             _blocks(x) if finite else ()
         ):  # in blocks: a mask of all of X could be larger than memory
@@ -227,7 +230,7 @@ def _to_torch(x: Any) -> Any:
     """A PyTorch or CuPy array as a tensor of a type the kernels take, without a copy where it is one."""
     import torch
 
-    x = x.detach() if isinstance(x, torch.Tensor) else torch.from_dlpack(x)
+    x = x.detach() if isinstance(x, torch.Tensor) else torch.utils.dlpack.from_dlpack(x)
     return x if x.dtype in (torch.float32, torch.float16, torch.bfloat16) else x.float()
 
 

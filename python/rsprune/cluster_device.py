@@ -39,18 +39,18 @@ class Rows:
     def __init__(self, x: Any, device: torch.device, block_rows: int | None = None) -> None:
         self.device = device
         self.shape = tuple(x.shape)
-        self._host = None
+        self._host: Any = None
+        self._resident: Any = None
         if isinstance(x, torch.Tensor) and x.device == device:
             self._resident = x.contiguous()
         elif block_rows is None and self._fits(x):
             self._resident = _tensor(x).to(device).contiguous()
         else:
-            self._resident = None
             self._host = x
             row_bytes = max(_tensor(x[:1]).nbytes, 1)
             self._block = block_rows or max(_BLOCK_BYTES // row_bytes, 1)
         self.dtype = _tensor(x[:1]).dtype
-        self._bounds = None
+        self._bounds: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return self.shape[0]

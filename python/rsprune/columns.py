@@ -68,10 +68,11 @@ class Columns:
         """Images, ranked images and kept images of each cluster, int64 [K]."""
         k = int(self.cluster.max(initial=-1)) + 1
         inside = self.cluster >= 0
-        return tuple(
+        images, ranked, kept = (
             np.bincount(self.cluster[inside & chosen], minlength=k)
             for chosen in (inside, self.rank >= 0, self.kept)
         )
+        return images, ranked, kept
 
     def read(self, stage: str, name: str, null: float = np.nan) -> np.ndarray:
         """A numeric column [N]."""

@@ -209,7 +209,7 @@ def _coverage(
     most = _KEPT_PER_DROPPED * sample
     drawn = [(order[~k[order]][:sample], order[k[order]][:most]) for k in (*kept, chance)]
     needed = np.unique(np.concatenate([i for pair in drawn for i in pair]))
-    notes = []
+    notes: list[str] = []
     if not len(needed):
         return [None] * len(drawn), notes
     if any(k.sum() > most for k in kept):

@@ -20,7 +20,7 @@ SCENES_SHOWN = 20
 MAX_LABEL = 24  # characters
 COLOURS = ("#b4470a", "#2f6690", "#5d7b35", "#7a4b8c", "#b08a1e", "#47545c", "#a63d57", "#2a8c82")
 POOL = "#b9bdc1"
-_STYLE = {
+_STYLE: Any = {
     "font.size": 9, "axes.titlesize": 10, "axes.titlelocation": "left", "axes.spines.top": False,
     "axes.spines.right": False, "axes.edgecolor": "#8c9297", "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"], "text.parse_math": False, "text.usetex": False,
@@ -35,9 +35,9 @@ def draw_comparison(facts: Mapping[str, Any], path: Path) -> None:
     with matplotlib.rc_context(_STYLE), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # names in scripts that the font does not have
         figure = Figure(figsize=(11, 7 + 0.1 * min(rows, 60)), layout="constrained")
-        left, right = figure.add_gridspec(1, 2, width_ratios=(1, 1.1))
-        left = left.subgridspec(3, 1, height_ratios=(1.1, 1, 1))
-        right = right.subgridspec(2, 1, height_ratios=(max(1.2, 0.05 * rows), 1))
+        halves = figure.add_gridspec(1, 2, width_ratios=(1, 1.1))
+        left = halves[0].subgridspec(3, 1, height_ratios=(1.1, 1, 1))
+        right = halves[1].subgridspec(2, 1, height_ratios=(max(1.2, 0.05 * rows), 1))
         _overlap(figure.add_subplot(left[0]), facts)
         _entropy(figure.add_subplot(left[1]), facts)
         _coverage(figure.add_subplot(left[2]), facts)

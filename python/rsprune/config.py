@@ -90,20 +90,25 @@ class SourceConfig:
 
     path: Annotated[str, AfterValidator(_collection)]
     name: str = ""  # prefixes the ids where a run has several sources
-    tile: int | None = Field(None, ge=8, description="Cut scenes into windows of this side (pixels).")
+    tile: int | None = Field(default=None, ge=8, description="Cut scenes into windows of this side (pixels).")
     stride: int | None = Field(
-        None, ge=1, description="Step between windows (pixels); the side if not given."
+        default=None, ge=1, description="Step between windows (pixels); the side if not given."
     )
-    bands: Bands | None = Field(None, description="1-based bands to read, such as 4,3,2; all if not given.")
-    scale: Scale | None = Field(None, description="LO,HI that map to 0..1: once, or once per band.")
-    nodata: float | None = Field(None, description="A pixel with this value in every band holds no data.")
+    bands: Bands | None = Field(
+        default=None, description="1-based bands to read, such as 4,3,2; all if not given."
+    )
+    scale: Scale | None = Field(default=None, description="LO,HI that map to 0..1: once, or once per band.")
+    nodata: float | None = Field(
+        default=None, description="A pixel with this value in every band holds no data."
+    )
     # Which numbers mean cloud differs from product to product, so there is no rule by default.
     mask: Annotated[str | None, BeforeValidator(_mask)] = Field(
-        None, description="BAND, FILE or _SUFFIX with :bits=N, :values=N or :valid=N; masked is no data."
+        default=None,
+        description="BAND, FILE or _SUFFIX with :bits=N, :values=N or :valid=N; masked is no data.",
     )
 
     @model_validator(mode="after")
-    def _check(self):
+    def _check(self) -> SourceConfig:
         if self.stride and not self.tile:
             raise ValueError("--stride needs --tile: give the side of the windows as well")
         for lo, hi in self.scale or ():
@@ -124,27 +129,35 @@ class SourceConfig:
 class ScanConfig:
     sources: tuple[SourceConfig, ...] = ()
     # A crash costs at most one part per worker; smaller parts cost more files.
-    part_size: int = Field(1024, ge=1, description="Images per part, the unit of work and of resuming.")
-    max_bad: float = Field(0.05, ge=0, le=1, description="Stop when more than this share is unreadable.")
-    on_error: Literal["record", "stop"] = Field("record", description="What to do with an unreadable image.")
+    part_size: int = Field(
+        default=1024, ge=1, description="Images per part, the unit of work and of resuming."
+    )
+    max_bad: float = Field(
+        default=0.05, ge=0, le=1, description="Stop when more than this share is unreadable."
+    )
+    on_error: Literal["record", "stop"] = Field(
+        default="record", description="What to do with an unreadable image."
+    )
 
 
 @dataclass(frozen=True, config=STRICT)
 class ScoreConfig:
     # Small enough that a smooth ramp does not look rich, large enough that 1,024 pixels fill a histogram.
-    patch: int = Field(32, ge=2, le=4096, description="Side of an entropy patch (pixels).")
+    patch: int = Field(default=32, ge=2, le=4096, description="Side of an entropy patch (pixels).")
 
 
 @dataclass(frozen=True, config=STRICT)
 class EmbedConfig:
     encoder: Annotated[str, AfterValidator(_absolute_encoder)] = Field(
-        "lite0", description="What describes images: lite0, rcf, onnx:PATH, hf:NAME and others."
+        default="lite0", description="What describes images: lite0, rcf, onnx:PATH, hf:NAME and others."
     )
     embeddings: Annotated[str | None, AfterValidator(_absolute_file)] = Field(
-        None, description=".npy or .parquet, a row per image, instead of an encoder."
+        default=None, description=".npy or .parquet, a row per image, instead of an encoder."
     )
-    batch_size: int = Field(32, ge=1, description="Images that the encoder is given at once.")
-    transform_sample: int = Field(8192, ge=1, description="Images that mean and scale are estimated on.")
+    batch_size: int = Field(default=32, ge=1, description="Images that the encoder is given at once.")
+    transform_sample: int = Field(
+        default=8192, ge=1, description="Images that mean and scale are estimated on."
+    )
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -153,89 +166,107 @@ class FilterConfig:
 
     # A quantile, because absolute bits do not transfer between sensors. A twentieth costs no coverage by a learned
     # judge, a fifth does (docs/choices.md, as for the defaults of SelectConfig).
-    entropy_drop: float = Field(0.05, ge=0, lt=1, description="Drop this share, lowest entropy first.")
-    entropy_min: float | None = Field(None, description="Drop below this many bits, instead of a share.")
-    entropy_otsu: bool = Field(False, description="Drop below Otsu's threshold, instead of a share.")
-    nodata_max: float = Field(0.5, ge=0, le=1, description="Drop above this share of pixels without data.")
+    entropy_drop: float = Field(
+        default=0.05, ge=0, lt=1, description="Drop this share, lowest entropy first."
+    )
+    entropy_min: float | None = Field(
+        default=None, description="Drop below this many bits, instead of a share."
+    )
+    entropy_otsu: bool = Field(default=False, description="Drop below Otsu's threshold, instead of a share.")
+    nodata_max: float = Field(
+        default=0.5, ge=0, le=1, description="Drop above this share of pixels without data."
+    )
     # Of 4,509 clean Sentinel-2, Landsat and Blue Marble tiles of 64 px none is below 0.15; with noise of sigma 60 of
     # 255, 99.4 % are below 0.1, with sigma 20 88 %.
-    autocorrelation_min: float = Field(0.1, description="Drop as noise below this neighbour correlation.")
+    autocorrelation_min: float = Field(
+        default=0.1, description="Drop as noise below this neighbour correlation."
+    )
     # None of those tiles is above 0.33. Mostly empty tiles are whose empty pixels are 0 and not declared as nodata.
     saturated_max: float = Field(
-        0.5, ge=0, le=1, description="Drop above this share of pixels at the ends of the scale."
+        default=0.5, ge=0, le=1, description="Drop above this share of pixels at the ends of the scale."
     )
     # Off: 1.0 finds a blur of sigma 1 in 16-bit tiles, but half of all tiles enlarged to twice their size as well.
-    sharpness_min: float = Field(0.0, ge=0, description="Drop as blurred below this sharpness; 0 is never.")
+    sharpness_min: float = Field(
+        default=0.0, ge=0, description="Drop as blurred below this sharpness; 0 is never."
+    )
 
 
 @dataclass(frozen=True, config=STRICT)
 class ClusterConfig:
     reference: tuple[str, ...] = Field(
-        (), description="Labelled set: a folder per class, or Parquet. Repeatable."
+        default=(), description="Labelled set: a folder per class, or Parquet. Repeatable."
     )
     n_clusters: Annotated[int | None, BeforeValidator(_auto)] = Field(
-        None, ge=1, description="Number of clusters; auto asks the reference for its granularity."
+        default=None, ge=1, description="Number of clusters; auto asks the reference for its granularity."
     )
     calibrate: Annotated[tuple[str, ...], BeforeValidator(_numbers)] = Field(
-        (), description="Further encoders to compare on the reference, such as lite0,rcf."
+        default=(), description="Further encoders to compare on the reference, such as lite0,rcf."
     )
-    fit_per_cluster: int = Field(256, ge=1, description="Images per cluster that the centres are fitted on.")
-    pseudo_scenes: int = Field(32, ge=1, description="Strata where there is no reference.")
-    max_iter: int = Field(50, ge=1, description="Most iterations of k-means.")
+    fit_per_cluster: int = Field(
+        default=256, ge=1, description="Images per cluster that the centres are fitted on."
+    )
+    pseudo_scenes: int = Field(default=32, ge=1, description="Strata where there is no reference.")
+    max_iter: int = Field(default=50, ge=1, description="Most iterations of k-means.")
 
 
 @dataclass(frozen=True, config=STRICT)
 class SelectConfig:
     keep: float | None = Field(
-        None, gt=0, le=1, description="Share of the readable images to keep; 0.15 if not given."
+        default=None, gt=0, le=1, description="Share of the readable images to keep; 0.15 if not given."
     )
-    n: int | None = Field(None, ge=1, description="Number of images to keep.")
-    strategy: str = Field("rsprune", description="How to choose; see the table of strategies in the docs.")
+    n: int | None = Field(default=None, ge=1, description="Number of images to keep.")
+    strategy: str = Field(
+        default="rsprune", description="How to choose; see the table of strategies in the docs."
+    )
     pool: Literal["auto", "readable", "eligible", "distinct"] = Field(
-        "auto", description="Images to choose from: all readable, past the filters, or past duplicates too."
+        default="auto",
+        description="Images to choose from: all readable, past the filters, or past duplicates too.",
     )
     # Of non-overlapping neighbours on Sentinel-2 and Blue Marble 99 % stay below 0.94 (lite0); above it lie
     # tiles of the same sea or ice, and copies that differ in brightness. 0.98 would find next to nothing.
     near_duplicate: float = Field(
-        0.95, gt=0, description="Cosine from which images are duplicates; 2 is never."
+        default=0.95, gt=0, description="Cosine from which images are duplicates; 2 is never."
     )
     # More than half, so that windows at half a side from each other stay. 1 is never.
     spatial_overlap: float = Field(
-        0.5, gt=0, le=1, description="Images that share more of their ground are duplicates; 1 is never."
+        default=0.5,
+        gt=0,
+        le=1,
+        description="Images that share more of their ground are duplicates; 1 is never.",
     )
     # A month later ground and light look different; within it mostly clouds do. Dates that are not known are equal.
     duplicate_days: float = Field(
-        30, ge=0, description="Days from which on two images of one ground are no duplicates."
+        default=30, ge=0, description="Days from which on two images of one ground are no duplicates."
     )
     exclude_from: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(
-        (), description="Keep no image of this set: images, a run or Parquet. Repeatable."
+        default=(), description="Keep no image of this set: images, a run or Parquet. Repeatable."
     )
-    exclude_reference: bool = Field(False, description="Keep no image of the reference either.")
+    exclude_reference: bool = Field(default=False, description="Keep no image of the reference either.")
     # Scenes are an inner matter of the strategy rsprune; the others give every strategy its share of each kind.
     stratify: Annotated[tuple[Literal["scene", "gsd", "sensor", "date"], ...], BeforeValidator(_strata)] = (
         Field(
-            ("scene",),
+            default=("scene",),
             description="Divide the seats among scenes of the reference, gsd, sensor or date, such as scene,gsd; or none.",
         )
     )
     # The root keeps twice as much of the rarest scene; less takes more from the common ones.
-    scene_alpha: float = Field(0.5, description="Seats of a scene grow with its size to this power.")
+    scene_alpha: float = Field(default=0.5, description="Seats of a scene grow with its size to this power.")
     # Broken images often resemble no scene; less than this would starve a sensor that the reference does not cover.
     unknown: float = Field(
-        0.5,
+        default=0.5,
         ge=0,
         description="Most seats of images of no known scene, in shares of what their number gives.",
     )
     # Neyman's allocation; 0 and 0, uniform over clusters, keeps more broken images.
-    alpha: float = Field(1.0, description="Seats grow with cluster size to this power.")
-    beta: float = Field(1.0, description="Seats grow with cluster spread to this power.")
+    alpha: float = Field(default=1.0, description="Seats grow with cluster size to this power.")
+    beta: float = Field(default=1.0, description="Seats grow with cluster spread to this power.")
     rank: Literal["herding", "closest", "mmr", "random"] = Field(
-        "herding", description="Order inside a cluster."
+        default="herding", description="Order inside a cluster."
     )
-    mmr_lambda: float = Field(0.5, ge=0, le=1, description="For mmr: 1 is closest, 0 most different.")
+    mmr_lambda: float = Field(default=0.5, ge=0, le=1, description="For mmr: 1 is closest, 0 most different.")
 
     @model_validator(mode="after")
-    def _one_budget(self):
+    def _one_budget(self) -> SelectConfig:
         if self.keep is not None and self.n is not None:
             raise ValueError("--keep and --n exclude each other: give one of them")
         return self
@@ -258,17 +289,17 @@ class EngineConfig:
     """Where parts are computed; no result depends on it, so a run does not remember it."""
 
     engine: Literal["local", "ray"] = Field(
-        "local", description="Processes of this machine, or a Ray cluster."
+        default="local", description="Processes of this machine, or a Ray cluster."
     )
     address: str | None = Field(
-        None, description="Of the Ray cluster: auto or HOST:PORT; starts one here if not given."
+        default=None, description="Of the Ray cluster: auto or HOST:PORT; starts one here if not given."
     )
     gpus_per_worker: float = Field(
-        0.0, ge=0, description="GPUs per worker on the Ray cluster, such as 0.5; 0 uses CPUs."
+        default=0.0, ge=0, description="GPUs per worker on the Ray cluster, such as 0.5; 0 uses CPUs."
     )
 
     @model_validator(mode="after")
-    def _check(self):
+    def _check(self) -> EngineConfig:
         if self.engine != "ray" and (self.address or self.gpus_per_worker):
             raise ValueError("--address and --gpus-per-worker need --engine ray")
         return self
@@ -282,7 +313,7 @@ class Settings:
     filter: FilterConfig = field(default_factory=FilterConfig)
     cluster: ClusterConfig = field(default_factory=ClusterConfig)
     select: SelectConfig = field(default_factory=SelectConfig)
-    seed: int = Field(0, ge=0, lt=2**63, description="The same seed gives the same images.")
+    seed: int = Field(default=0, ge=0, lt=2**63, description="The same seed gives the same images.")
 
 
 def checked(kind: type[T], values: dict[str, Any]) -> T:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import warnings
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,9 +27,11 @@ def crop_suffix(item: Item) -> str:
 def crop(item: Item) -> bytes:
     """The window of `item` as PNG or GeoTIFF. Raises `UnreadableImage`."""
     with open_item(item, "scene") as scene, decoding("cannot be read"):
+        assert item.window is not None, "a whole file is copied, not cut"
         if isinstance(scene, PlainScene):
             return _png(scene, item.window)
-        return _geotiff(scene.dataset, item.window)
+        raster: Any = scene  # a `RasterScene`, whose module needs rasterio
+        return _geotiff(raster.dataset, item.window)
 
 
 def _png(scene: PlainScene, window: Window) -> bytes:

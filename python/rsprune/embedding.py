@@ -61,14 +61,14 @@ class Transform:
         x = np.asarray(features, np.float64)
         if x.ndim != 2 or x.shape[1] != len(self.mean):
             raise ValueError(f"features must be [n, {len(self.mean)}], got {list(x.shape)}")
-        broken = ~np.isfinite(x).all(axis=1)
+        broken = np.asarray(~np.isfinite(x).all(axis=1))
         x = (np.where(broken[:, None], 0, x) - self.mean) / self.scale
         length = np.sqrt(np.square(x).sum(axis=1, keepdims=True))
         x = (x / np.where(length > 0, length, 1)).astype(np.float16)
         x[broken] = np.nan
         return x
 
-    def save(self, path: str | os.PathLike) -> None:
+    def save(self, path: str | os.PathLike[str]) -> None:
         """Write to a safetensors file: a temporary name, synced, renamed."""
         from safetensors.numpy import save
 
@@ -78,7 +78,7 @@ class Transform:
         write_atomic(Path(path), lambda f: f.write(data))
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> Transform:
+    def load(cls, path: str | os.PathLike[str]) -> Transform:
         """Read what `save` wrote.
 
         Raises:

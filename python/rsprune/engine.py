@@ -14,9 +14,9 @@ import traceback
 import warnings
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 from rsprune.errors import ConfigError, RspruneError, StoreError
 
@@ -106,9 +106,9 @@ def _in_words(error: Exception) -> str:
 
 
 def _in_processes(function: Callable[[T], R], tasks: Sequence[T], workers: int) -> Iterator[R | Failed[T]]:
-    waiting, suspects = deque(range(len(tasks))), deque()
+    waiting, suspects = deque(range(len(tasks))), deque[int]()
     deaths: Counter[int] = Counter()
-    running: dict[Future, int] = {}
+    running: dict[Future[Any], int] = {}
     pool = None
     with warnings.catch_warnings():
         # It replaces a worker whose memory has grown, as an encoder makes it grow: nothing is lost by that.
@@ -148,7 +148,7 @@ def _in_processes(function: Callable[[T], R], tasks: Sequence[T], workers: int) 
             raise
 
 
-def _pool(workers: int) -> Executor:
+def _pool(workers: int) -> Any:  # joblib's executor, which can kill its workers
     """Worker processes that stay for the next stage; a broken pool is replaced."""
     from joblib.externals.loky import get_reusable_executor
 

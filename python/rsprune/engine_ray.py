@@ -113,9 +113,8 @@ class Ray:
         except ImportError as error:
             raise ConfigError(f"--engine ray needs Ray ({error}): pip install 'rsprune[ray]'") from None
         if not ray.is_initialized():
-            quiet = {"log_to_driver": False, "logging_level": logging.ERROR}
             try:
-                ray.init(self.address or "local", **quiet)
+                ray.init(self.address or "local", log_to_driver=False, logging_level=logging.ERROR)
             except (ConnectionError, OSError, ValueError, RuntimeError) as error:
                 raise ConfigError(
                     f"no Ray cluster answers at {self.address or 'this machine'} ({_one_line(error)}): start one with "
@@ -207,7 +206,7 @@ def _result(outcome: dict[str, Any], task: T) -> int | Failed[T]:
 def _what_is_there(path: str) -> tuple[str, bool]:
     import rsprune
 
-    return rsprune.__version__, os.path.exists(path)  # noqa: PTH110
+    return str(rsprune.__version__), os.path.exists(path)  # noqa: PTH110
 
 
 def _one_line(error: BaseException) -> str:

@@ -67,6 +67,14 @@ class Marker:
             "with -o, or throw its results away with --overwrite"
         )
 
+    @classmethod
+    def begun(cls, folder: Path, stage: str) -> Marker:
+        """The marker of a stage that has begun. Raises `ConfigError` as `load` does, and where it has not."""
+        marker = cls.load(folder, stage)
+        if marker is None:
+            raise ConfigError(f"{folder} has no stage '{stage}' yet: run 'rsprune {stage}' first")
+        return marker
+
     def save(self, folder: Path, stage: str) -> None:
         """Puts the marker in the place of the last one."""
         path = marker_path(folder, stage)

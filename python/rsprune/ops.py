@@ -187,5 +187,5 @@ def _stream(x: Array) -> int:
     if library == "cupy":
         import cupy
 
-        return cupy.cuda.get_current_stream(x.device.id).ptr
+        return int(cupy.cuda.get_current_stream(x.device.id).ptr)
     return 0

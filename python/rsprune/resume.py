@@ -43,7 +43,7 @@ def admit(folder: Path, stage: str, fingerprint: str, *, overwrite: bool = False
 def discard(folder: Path, stage: str) -> None:
     """Lets go of all that a stage has computed; its settings stay."""
     unfinish_after(folder, stage)
-    replace(Marker.load(folder, stage), complete=False, inputs="").save(folder, stage)
+    replace(Marker.begun(folder, stage), complete=False, inputs="").save(folder, stage)
     _empty(folder, stage)
 
 
@@ -59,7 +59,7 @@ def prepare(folder: Path, stage: str, inputs: str, names: Sequence[str] | None) 
         inputs: fingerprint of what all parts depend on besides the settings.
         names: wanted parts of a stage that reads images; None to take those that are there.
     """
-    marker = Marker.load(folder, stage)
+    marker = Marker.begun(folder, stage)
     outputs = [folder / name for name in OUTPUTS.get(stage, ())]
     files = part_files(folder, stage)
     if stage not in READS_IMAGES:

@@ -9,12 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
 
 from rsprune.progress import Progress, silent
+
+if TYPE_CHECKING:
+    from rsprune.stored import StoredEmbeddings
 
 BLOCK_BYTES = 64 << 20  # largest temporary matrix of similarities
 _PIECE = 65_536  # texts that are Python objects at once
@@ -102,7 +105,7 @@ def unit_rows(x: np.ndarray) -> np.ndarray:
     return x / np.where(norm > 0, norm, 1)
 
 
-def finite_rows(x: np.ndarray) -> np.ndarray:
+def finite_rows(x: np.ndarray | StoredEmbeddings) -> np.ndarray:
     """Rows of `x` [N, D] without NaN or infinity, bool [N]."""
     block = max(1, BLOCK_BYTES // max(1, x[:1].nbytes))
     parts = [np.isfinite(x[i : i + block]).all(axis=1) for i in range(0, len(x), block)]

@@ -152,6 +152,10 @@ class Run:
         """What the results of a stage stand on. Raises `ConfigError` where another version wrote them."""
         return Marker.load(self.path, stage)
 
+    def begun(self, stage: str) -> Marker:
+        """As `marker`, of a stage that has begun. Raises `ConfigError` where it has not."""
+        return Marker.begun(self.path, stage)
+
     def fingerprint(self, stage: str) -> str | None:
         """Changes with anything that the results of a stage stand on."""
         marker = self.marker(stage)
@@ -206,12 +210,12 @@ class Run:
         abandoned = *self.path.glob(".*.tmp"), *self.path.glob("*/.*.tmp")  # by a process that was killed
         for file in abandoned:
             file.unlink(missing_ok=True)
-        replace(self.marker(name), complete=True).save(self.path, name)
+        replace(Marker.begun(self.path, name), complete=True).save(self.path, name)
         self.note(stage=name, started=started.isoformat(), seconds=round(time.perf_counter() - clock, 3))
 
     def note_failed(self, stage: str, part: str, reason: str) -> None:
         """Remembers that a part could not be computed; to be called before its stand-in is written."""
-        marker = self.marker(stage)
+        marker = Marker.begun(self.path, stage)
         replace(marker, failed={**marker.failed, part: reason}).save(self.path, stage)
 
     def _adopt(self, stage: str, settings: Settings, *, overwrite: bool) -> None:

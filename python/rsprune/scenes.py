@@ -192,7 +192,8 @@ def joined(reference: Reference | Sequence[Reference]) -> tuple[tuple[str, ...],
             f"reference {name0} has {d0} features and {name1} has {d1}: embed both with one encoder."
         )
     shared = Counter(name for r in references for name in r.classes)
-    names, labels, x = [], [], []
+    names: list[str] = []
+    labels, x = [], []
     for r in references:
         usable = (r.labels >= 0) & finite_rows(r.embeddings)
         labels.append(r.labels[usable].astype(np.int64) + len(names))

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from xxhash import xxh3_128
@@ -53,7 +53,7 @@ def score_batch(
 
 def score_stream(images: Iterable[tuple[Image, Radiometry]], patch: int = 32) -> list[dict[str, float]]:
     """As `score_batch`; every image is taken, measured while it is in the cache, and let go before the next."""
-    waiting: dict[Hashable, tuple[list[int], list[Image], Radiometry]] = {}
+    waiting: dict[tuple[Any, ...], tuple[list[int], list[Image], Radiometry]] = {}
     measured: dict[tuple[int, ...], list[_Measured]] = defaultdict(list)
     n = 0
     for image, r in images:
@@ -114,7 +114,7 @@ def _measure(rows: list[int], images: list[Image], radiometry: Radiometry, patch
     valid = counts = None
     n_valid: np.ndarray | None = None
     if images[0].valid is not None:
-        valid = np.stack([image.valid for image in images])
+        valid = np.stack([image.valid for image in images if image.valid is not None])
         counts = _patch_sums(valid, patch)
         n_valid = valid.sum(axis=(1, 2))
     bits = np.empty((n, -(-height // patch), -(-width // patch), bands), np.float32)

@@ -251,7 +251,8 @@ class _Columns(Mapping[str, np.ndarray]):
         self._columns, self._rows = columns, rows
 
     def __getitem__(self, name: str) -> np.ndarray:
-        return np.asarray(self._columns[name])[self._rows]
+        column: np.ndarray = np.asarray(self._columns[name])[self._rows]
+        return column
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._columns)
@@ -279,7 +280,8 @@ def _order(
         None if clusters.scenes is None else clusters.scenes[rows],
     )
     embeddings = Selected(x, rows) if strategy.reads_rows else x[rows]
-    return rows[strategy.order(embeddings, _Columns(scores, rows), given, budget, seed)]
+    chosen: np.ndarray = rows[strategy.order(embeddings, _Columns(scores, rows), given, budget, seed)]
+    return chosen
 
 
 def _cluster(x: np.ndarray, keys: np.ndarray, candidates: np.ndarray, seed: int) -> np.ndarray:
@@ -311,8 +313,8 @@ def _to_numpy(array: Any) -> np.ndarray:
     if library == "torch":
         array = array.detach().cpu()
         torch = sys.modules["torch"]
-        return (array.float() if array.dtype == torch.bfloat16 else array).numpy()
-    return array.get() if library == "cupy" else np.asarray(array)
+        return np.asarray((array.float() if array.dtype == torch.bfloat16 else array).numpy())
+    return np.asarray(array.get() if library == "cupy" else array)
 
 
 def _like(rows: np.ndarray, array: Any) -> Any:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,9 @@ from rsprune.errors import ConfigError, RspruneError
 from rsprune.progress import Progress, silent
 from rsprune.rank import rank_by, rank_within, spreads
 from rsprune.rows import BLOCK_BYTES, groups, unit_rows
+
+if TYPE_CHECKING:
+    from rsprune.stored import Selected
 
 POOLS = ("readable", "eligible", "distinct")
 DENSITY_TEMPERATURE = 0.1  # of the published softmax
@@ -63,7 +66,7 @@ class Clusters:
         return cls(labels, distance, centers)
 
 
-Function = Callable[[np.ndarray, Scores, Clusters, int, int], Any]
+Function = Callable[[Any, Scores, Clusters, int, int], Any]
 
 
 @dataclass(frozen=True)
@@ -93,7 +96,12 @@ class Strategy:
             )
 
     def order(
-        self, embeddings: np.ndarray, scores: Scores, clusters: Clusters, budget: int, seed: int
+        self,
+        embeddings: np.ndarray | Selected,
+        scores: Scores,
+        clusters: Clusters,
+        budget: int,
+        seed: int,
     ) -> np.ndarray:
         """Rows int64, best first: `budget` of them or, where `ranks_all`, the whole pool.
 
@@ -263,7 +271,7 @@ def rsprune(
     # Measuring the spread reads all embeddings again: only where it counts.
     spread = spreads(embeddings, parts, len(sizes), keys=keys, workers=workers) if beta else None
     order = allocate.order(inside, parts, sizes, spread, alpha, beta, keys=keys)
-    if scenes is None:
+    if scenes is None or scene_alpha is None:
         return order[:budget]
     place = np.empty(len(order), dtype=np.int64)
     place[order] = np.arange(len(order))
@@ -271,7 +279,7 @@ def rsprune(
     sizes = np.bincount(scene)
     factor = np.ones(len(names))
     if names[0] < 0 < len(names) - 1:
-        weight = sizes**scene_alpha
+        weight: np.ndarray = sizes**scene_alpha
         fair = weight[1:].sum() / sizes[1:].sum() * sizes[0]
         factor[0] = min(1, unknown * fair / weight[0])
     inside = rank_by(place, scene, keys=keys)

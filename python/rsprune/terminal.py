@@ -126,8 +126,8 @@ class Terminal:
         scenes = _table("scenes, before and after", "scene", *(Text(run["name"]) for run in runs))
         names = sorted({s for run in runs for s in run["scenes"]}, key=lambda s: _order(runs, s))
         for scene in names:
-            pairs = [run["scenes"].get(scene) for run in runs]
-            scenes.add_row(Text(scene), *("" if p is None else f"{p[0]:,} → {p[1]:,}" for p in pairs))
+            shares = [run["scenes"].get(scene) for run in runs]
+            scenes.add_row(Text(scene), *("" if p is None else f"{p[0]:,} → {p[1]:,}" for p in shares))
         self.out.print(scenes)
         self.out.print(
             "coverage: mean distance of a dropped image to the nearest kept one, "

@@ -27,6 +27,8 @@ class PatchEntropy(TransformerMixin, BaseEstimator):
         n_features_in_: Values in a row.
     """
 
+    scale_: tuple[float, float]
+
     def __init__(
         self,
         image_shape: Sequence[int] | None = None,
@@ -64,7 +66,8 @@ class PatchEntropy(TransformerMixin, BaseEstimator):
         ):  # of values far outside the scale, which are clipped
             bins = (x.astype(np.float64) - lo) / ((hi - lo) or 1.0) * 256
         images = np.clip(np.floor(bins), 0, 255).astype(np.uint8).reshape(len(x), *self._shape(x.shape[1]))
-        return patch_entropy(images, self.patch).reshape(len(x), -1)
+        bits: np.ndarray = patch_entropy(images, self.patch).reshape(len(x), -1)
+        return bits
 
     def get_feature_names_out(self, input_features: Any = None) -> np.ndarray:
         """Names [patches] such as ``entropy_0_1_2``: row and column of the patch, band."""

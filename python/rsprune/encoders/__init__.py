@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -37,10 +37,17 @@ class Encoder(Protocol):
     source before the first image is read, and raises `ConfigError` that names the source it cannot take.
     """
 
-    name: str
-    weight_hash: str
-    dim: int
-    device: str
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def weight_hash(self) -> str: ...
+
+    @property
+    def dim(self) -> int: ...
+
+    @property
+    def device(self) -> str: ...
 
     def __call__(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Features [n, dim] float32 of n images, each uint8 [H, W, C] of any size.
@@ -125,7 +132,7 @@ def _from_plugin(name: str, kind: str, argument: str, device: str) -> Encoder:
             f"there is no encoder {name!r}: give one of {', '.join((*ENCODERS, *added))}, "
             "or embeddings of your own with --embeddings FILE"
         )
-    encoder: Any = factory(argument, device=device)
+    encoder: Encoder = factory(argument, device=device)
     wanted = ("name", "weight_hash", "device", *(() if isinstance(encoder, LearntEncoder) else ("dim",)))
     lacking = [attribute for attribute in wanted if not hasattr(encoder, attribute)]
     if lacking or not callable(encoder):

@@ -71,7 +71,7 @@ def _preprocessing(name: str, argument: str) -> Preprocessing:
         normalise = stated.get("do_normalize", True)
         mean, std = (stated["image_mean"], stated["image_std"]) if normalise else ((0.0,) * 3, (1.0,) * 3)
         return Preprocessing(
-            side_lengths(size),
+            side_lengths(size or ()),
             tuple(float(m) / rescale for m in mean),
             tuple(float(s) / rescale for s in std),
             2 if stated.get("resample") is None else int(stated["resample"]),

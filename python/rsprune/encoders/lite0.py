@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +63,7 @@ class Block(nn.Module):
 class EfficientNetLite0(nn.Module):
     """[N, 3, H, W] -> logits [N, 1000]; batch normalisation is folded into the convolutions."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         super().__init__()
         self.stem = SameConv(3, 32, 3, 2)
         blocks, c_in = [], 32
@@ -86,11 +87,13 @@ class EfficientNetLite0(nn.Module):
         return self.classifier(x.mean((2, 3)))
 
 
-def load_network(path: str | os.PathLike) -> EfficientNetLite0:
+def load_network(path: str | os.PathLike[str]) -> EfficientNetLite0:
     """The network in evaluation mode with the weights of the published checkpoint."""
     network = EfficientNetLite0()
     network.load_state_dict(_folded(torch.load(path, map_location="cpu", weights_only=True)))
-    return network.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+    network.eval().requires_grad_(False)
+    in_memory: Any = {"memory_format": torch.channels_last}  # which the types of `to` do not know
+    return network.to(**in_memory)
 
 
 def _folded(published: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
@@ -14,12 +14,12 @@ from rsprune.errors import ConfigError
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    Ids = Sequence[str] | pa.ChunkedArray
+    Ids: TypeAlias = Sequence[str] | pa.ChunkedArray
 
 ROWS = 65536  # per piece, so that a file larger than memory can be checked
 
 
-def load_embeddings(path: str | os.PathLike, ids: Ids, *, needed: np.ndarray | None = None) -> np.ndarray:
+def load_embeddings(path: str | os.PathLike[str], ids: Ids, *, needed: np.ndarray | None = None) -> np.ndarray:
     """Embeddings [n, D] of the images with these n ids, in their order.
 
     Args:
@@ -69,8 +69,10 @@ def _from_parquet(path: Path, ids: Ids, needed: np.ndarray) -> np.ndarray:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    is_column = isinstance(ids, pa.ChunkedArray)
-    wanted = ids.cast(pa.large_string()).combine_chunks() if is_column else pa.array(ids, pa.large_string())
+    if isinstance(ids, pa.ChunkedArray):
+        wanted = ids.cast(pa.large_string()).combine_chunks()
+    else:
+        wanted = pa.array(ids, pa.large_string())
     out, found = None, np.zeros(len(ids), bool)
     for keys, x in _parquet_pieces(path):
         if out is None:
@@ -100,7 +102,7 @@ def _from_parquet(path: Path, ids: Ids, needed: np.ndarray) -> np.ndarray:
     return out
 
 
-def _parquet_pieces(path: Path) -> Iterator[tuple]:
+def _parquet_pieces(path: Path) -> Iterator[tuple[Any, np.ndarray]]:
     """Pairs of ids (an Arrow string array [n]) and embeddings [n, D]."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -130,7 +132,7 @@ def _parquet_pieces(path: Path) -> Iterator[tuple]:
             yield batch.column("id").cast(pa.large_string()), values.reshape(-1, dim)
 
 
-def _common_length(path: Path, lists) -> int:
+def _common_length(path: Path, lists: pa.Array) -> int:
     import pyarrow.compute as pc
 
     lengths = pc.min_max(pc.list_value_length(lists)).as_py()

@@ -112,7 +112,8 @@ class RandomConvolutions:
         self, images: Iterable[np.ndarray], rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Patches [n, size * size, C] of all images, the first of each first; band means and deviations [C]."""
-        drawn, moments = [], []
+        drawn: list[np.ndarray] = []
+        moments: list[list[np.ndarray]] = []
         for image in images:
             windows = self._windows(checked_image(image))
             if drawn and windows.shape[-1] != drawn[0].shape[-1]:

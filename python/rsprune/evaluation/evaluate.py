@@ -79,6 +79,7 @@ def evaluate(
         drawn = drawn_features(samples, extractor, settings, seed=seed, device=device)
         found = {"samples": drawn, **found}
     if extractor is None:
+        about: dict[str, Any]
         about, label = {"name": "given features", "weight_hash": None, "resize": None}, "features"
     else:
         from rsprune.evaluation.extractors import input_side

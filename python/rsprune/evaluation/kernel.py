@@ -62,11 +62,11 @@ def _squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
     within = sum(
         k.sum(dtype=np.float64) - np.trace(k, dtype=np.float64) for k in (_kernel(x, x), _kernel(y, y))
     )
-    return within / (m * (m - 1)) - 2 * _kernel(x, y).mean(dtype=np.float64)
+    return float(within / (m * (m - 1)) - 2 * _kernel(x, y).mean(dtype=np.float64))
 
 
 def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    k = x @ y.T
+    k: np.ndarray = x @ y.T
     k /= x.shape[1]
     k += 1
     return k * k * k

@@ -33,7 +33,9 @@ from rsprune.evaluation.extractors.weights import (
 from rsprune.files import write_atomic
 
 LAYERS = 5
-HEADS = "e25acd3625a8ca6514a56bf7508536847aed16b8bb04d6036a790d1da612ba0a"  # of the published heads, by `digest`
+HEADS = (
+    "e25acd3625a8ca6514a56bf7508536847aed16b8bb04d6036a790d1da612ba0a"  # of the published heads, by `digest`
+)
 EPSILON = 1e-10  # in the length that features are divided by
 
 
@@ -66,13 +68,19 @@ class Lpips:
         """What a result says of it."""
         return {"name": "LPIPS-AlexNet 0.1", "weight_hash": WEIGHTS["alexnet"].sha256, "heads_hash": HEADS}
 
+    @staticmethod
+    def check(*, side: int, bands: int) -> None:
+        """Raises `ConfigError` where images of `side` pixels and `bands` cannot be measured."""
+        if side < SMALLEST:
+            raise ConfigError(
+                f"LPIPS needs {SMALLEST} pixels a side and the images have {side}: give --no-lpips"
+            )
+        rgb_bands(bands)
+
     @torch.inference_mode()
     def __call__(self, images: np.ndarray, truth: np.ndarray, *, batch_size: int = 64) -> np.ndarray:
-        """Distances [N] of uint8 or uint16 images [N, H, W, C] of their own size; needs 32 pixels a side."""
-        if min(images.shape[1:3]) < SMALLEST:
-            raise ConfigError(
-                f"LPIPS needs {SMALLEST} pixels a side and the images have {min(images.shape[1:3])}: give --no-lpips"
-            )
+        """Distances [N] of uint8 or uint16 images [N, H, W, C], which are not resized."""
+        self.check(side=min(images.shape[1:3]), bands=images.shape[3])
         found = []
         for first in range(0, len(images), batch_size):
             pair = [self._input(x[first : first + batch_size]) for x in (images, truth)]

@@ -54,4 +54,5 @@ def _nearest(x: np.ndarray, training: np.ndarray) -> np.ndarray:
     from rsprune.ops import kmeans_assign
 
     _, squared = kmeans_assign(x.astype(np.float32, copy=False), training.astype(np.float32, copy=False))
-    return np.sqrt(squared)
+    distances: np.ndarray = np.sqrt(squared)
+    return distances

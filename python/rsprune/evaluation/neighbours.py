@@ -67,7 +67,8 @@ class _Points:
     def rounding(self, part: slice, other: _Points, others: slice) -> np.ndarray:
         """Upper bound [n, 1] of the error of `closeness` (Higham 2002, 3.1), inputs rounded as well."""
         scale = self.squares[part, None] + other.squares[others].max()
-        return scale * (self.rows.shape[1] + 4) * 2.0**-23
+        bound: np.ndarray = scale * (self.rows.shape[1] + 4) * 2.0**-23
+        return bound
 
 
 def prdc(samples: Array, reference: Array, *, k: int = 5) -> PRDC:
@@ -100,7 +101,9 @@ def prdc(samples: Array, reference: Array, *, k: int = 5) -> PRDC:
             recalled[part.start + i] = True
         return balls
 
-    balls_around = sum(_in_threads(count, blocks(len(y), BLOCK)))
+    balls_around = np.zeros(len(x), np.int64)
+    for balls in _in_threads(count, blocks(len(y), BLOCK)):
+        balls_around += balls
     return PRDC(
         precision=float((balls_around > 0).mean()),
         recall=float(recalled.mean()),
@@ -195,7 +198,8 @@ def _where_above(near: np.ndarray, bound: np.ndarray) -> tuple[np.ndarray, np.nd
 
 def _squared_distances(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Over the last axis, in float64."""
-    return np.square(np.subtract(x, y, dtype=np.float64)).sum(axis=-1)
+    squared: np.ndarray = np.square(np.subtract(x, y, dtype=np.float64)).sum(axis=-1)
+    return squared
 
 
 def _in_threads(function: Callable[[slice], R], parts: Iterable[slice]) -> Iterator[R]:

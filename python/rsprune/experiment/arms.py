@@ -61,7 +61,7 @@ def select(
     stamp = digest(asdict(wanted), data.facts()["stamp"], arm.strategy)
     files = {"full": (None, None), "reweighted": (None, weights)}.get(arm.strategy, (kept, None))
     if target.is_file() and (found := json.loads(target.read_text("utf-8")))["stamp"] == stamp:
-        return Training(run.path, *files, found)
+        return Training(run.path, files[0], files[1], found)
     run.path.mkdir(parents=True, exist_ok=True)
     job = Job(run, wanted, workers=settings.workers, device=settings.device, overwrite=True, say=say)
     for stage in (scan_images, score_images, embed_images, cluster_images, select_images):
@@ -80,7 +80,7 @@ def select(
     if arm.strategy == "reweighted":
         facts["effective_images"] = float(found.sum() ** 2 / np.square(found).sum())
     write_json(target, facts)
-    return Training(run.path, *files, facts)
+    return Training(run.path, files[0], files[1], facts)
 
 
 def reweighted(run: Run) -> np.ndarray:

@@ -16,9 +16,12 @@ from rsprune.errors import ConfigError
 from rsprune.evaluation.config import TIMES
 from rsprune.training.config import TrainConfig
 from rsprune.training.config import checked as checked_training
+from rsprune.training.finetune_config import SemanticConfig, SuperResolutionConfig
 
 REGIONS = ("pool", "reference", "metric", "tuning")
 BUILT_IN = ("bluemarble", "sentinel2")
+WITH_LAYOUT = "bluemarble"  # the one that has a map of classes
+DOWNSTREAM = {"super-resolution": SuperResolutionConfig, "semantic": SemanticConfig}
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -38,12 +41,12 @@ class SceneConfig:
 class FaultConfig:
     """Faults of the dirty pool, each as a share of the natural pool's images; all 0 is the natural pool."""
 
-    near_duplicates: float = Field(0.0, ge=0)  # copies are added, `copies` of each chosen image
-    copies: int = Field(4, ge=1)
-    nodata: float = Field(0.0, ge=0, le=1)  # black border over 30 to 90 % of the image
-    noise: float = Field(0.0, ge=0, le=1)  # of the sensor, sigma 15 to 60 of 255
-    jpeg: float = Field(0.0, ge=0, le=1)  # blocks, quality 5 to 15
-    imbalance: float = Field(0.0, ge=0, lt=1)  # taken away from all scenes but the most common one
+    near_duplicates: float = Field(default=0.0, ge=0)  # copies are added, `copies` of each chosen image
+    copies: int = Field(default=4, ge=1)
+    nodata: float = Field(default=0.0, ge=0, le=1)  # black border over 30 to 90 % of the image
+    noise: float = Field(default=0.0, ge=0, le=1)  # of the sensor, sigma 15 to 60 of 255
+    jpeg: float = Field(default=0.0, ge=0, le=1)  # blocks, quality 5 to 15
+    imbalance: float = Field(default=0.0, ge=0, lt=1)  # taken away from all scenes but the most common one
 
     @property
     def any(self) -> bool:
@@ -53,12 +56,14 @@ class FaultConfig:
 @dataclass(frozen=True, config=STRICT)
 class DataConfig:
     scenes: tuple[SceneConfig, ...] = Field(min_length=1)
-    tile: int = Field(32, ge=8)  # pixels
-    margin: int = Field(16, ge=0)  # pixels of a block's rim without tiles, so neighbours lie twice that apart
+    tile: int = Field(default=32, ge=8)  # pixels
+    margin: int = Field(
+        default=16, ge=0
+    )  # pixels of a block's rim without tiles, so neighbours lie twice that apart
     # In the order of `REGIONS`.
     shares: tuple[float, float, float, float] = (0.6, 0.2, 0.1, 0.1)
     faults: FaultConfig = field(default_factory=FaultConfig)
-    seed: int = Field(0, ge=0)
+    seed: int = Field(default=0, ge=0)
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -66,21 +71,23 @@ class ReferenceConfig:
     """The held-out sets; see `references`."""
 
     region: Literal["reference", "tuning"] = "reference"
-    n: int = Field(1024, ge=8)  # images of each reference, or what there is
-    clusters: int = Field(16, ge=2)  # of colour and texture, that the balanced reference has alike
-    seed: int = Field(0, ge=0)
+    n: int = Field(default=1024, ge=8)  # images of each reference, or what there is
+    clusters: int = Field(default=16, ge=2)  # of colour and texture, that the balanced reference has alike
+    seed: int = Field(default=0, ge=0)
 
 
 @dataclass(frozen=True, config=STRICT)
 class MeasureConfig:
     checkpoints: tuple[int, ...] = Field(min_length=1)
-    loss_images: int = Field(512, ge=1)  # of each reference
+    loss_images: int = Field(default=512, ge=1)  # of each reference
     times: tuple[float, ...] = TIMES
     mixed_precision: Literal["no", "bf16"] = "no"
-    seed: int = Field(0, ge=0)
-    samples: int = Field(0, ge=0)  # drawn from the last checkpoint, for distances; 0 draws the grid only
-    sample_steps: int = Field(25, ge=1)
-    grid: int = Field(64, ge=1)  # of the samples that are shown
+    seed: int = Field(default=0, ge=0)
+    samples: int = Field(
+        default=0, ge=0
+    )  # drawn from the last checkpoint, for distances; 0 draws the grid only
+    sample_steps: int = Field(default=25, ge=1)
+    grid: int = Field(default=64, ge=1)  # of the samples that are shown
     extractors: tuple[str, ...] = ("alexnet",)
     weights: str | None = None  # archive of the extractors' weights, where the cache lacks them
 
@@ -98,7 +105,7 @@ class ArmConfig:
 
     strategy: str
     name: str = ""
-    keep: float = Field(0.15, gt=0, le=1)
+    keep: float = Field(default=0.15, gt=0, le=1)
     select: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -114,6 +121,39 @@ class ArmConfig:
 
 
 @dataclass(frozen=True, config=STRICT)
+class DownstreamConfig:
+    """A fine-tuning of the arms' models, alike for all; see `downstream`.
+
+    Attributes:
+        task: As in ``rsprune finetune``.
+        arms: Labels of those whose models it starts from; all if not given.
+        from_scratch: Whether fresh weights are trained as well, as the control.
+        settings: Of the task.
+        training: Of `rsprune train`, over those that the foundation was trained with.
+    """
+
+    task: Literal["super-resolution", "semantic"]
+    arms: tuple[str, ...] = ()
+    from_scratch: bool = True
+    settings: dict[str, Any] = field(default_factory=dict)
+    training: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        return f"{self.task} x{self.settings['scale']}" if "scale" in self.settings else self.task
+
+    @property
+    def slug(self) -> str:
+        return self.label.replace(" ", "-")
+
+    def check(self) -> None:
+        """Raises `ConfigError` where the task knows no such setting."""
+        given = {"foundation": ".", **({"masks": "."} if self.task == "semantic" else {})}
+        checked_training(DOWNSTREAM[self.task], {**given, **self.settings})
+        checked_training(TrainConfig, {**self.training, "data": "."})
+
+
+@dataclass(frozen=True, config=STRICT)
 class ExperimentConfig:
     name: str
     data: DataConfig
@@ -126,12 +166,13 @@ class ExperimentConfig:
     seeds: tuple[int, ...] = (0, 1, 2)
     # Two comparisons that were named before anything was run; p-values are corrected for these.
     primary: tuple[str, ...] = ()  # labels: the first is compared with each of the others
+    downstream: tuple[DownstreamConfig, ...] = ()
     title: str = ""
-    workers: int = Field(1, ge=1)  # processes, each with one thread
+    workers: int = Field(default=1, ge=1)  # processes, each with one thread
     device: str = "cpu"
 
     @model_validator(mode="after")
-    def _check(self):
+    def _check(self) -> ExperimentConfig:
         labels = [arm.label for arm in self.arms]
         twice = [label for label in labels if labels.count(label) > 1]
         if twice:
@@ -141,6 +182,16 @@ class ExperimentConfig:
             raise ValueError(
                 f"primary names {unknown[0]!r}, which is no arm: give one of {', '.join(labels)}"
             )
+        for task in self.downstream:
+            unknown = [label for label in task.arms if label not in labels]
+            if unknown:
+                raise ValueError(
+                    f"downstream names {unknown[0]!r}, which is no arm: give {', '.join(labels)}"
+                )
+            if task.task == "semantic" and WITH_LAYOUT not in (scene.path for scene in self.data.scenes):
+                raise ValueError(
+                    f"downstream has a semantic task, whose layouts are of {WITH_LAYOUT}: add it"
+                )
         if list(self.measure.checkpoints) != sorted(set(self.measure.checkpoints)):
             raise ValueError("measure.checkpoints must rise")
         for name in ("data", "kept", "seed", "sample_weights", "max_train_steps", "model_config"):
@@ -154,7 +205,7 @@ class ExperimentConfig:
 
     def identity(self) -> dict[str, Any]:
         """All that the numbers of a run depend on; arms and seeds may be added to an experiment later."""
-        free = ("arms", "seeds", "workers", "device", "primary", "title")
+        free = ("arms", "downstream", "seeds", "workers", "device", "primary", "title")
         return {name: value for name, value in asdict(self).items() if name not in free}
 
 
@@ -171,6 +222,8 @@ def load(path: Path) -> ExperimentConfig:
         raise ConfigError(f"{path}: " + "; ".join(_sentence(error) for error in e.errors())) from None
     # Wrong names in the sections that others own must not show after hours.
     checked_training(TrainConfig, {**found.training, "data": "."})
+    for task in found.downstream:
+        task.check()
     for sections in (found.selection, *(arm.select for arm in found.arms)):
         others = {name: section for name, section in sections.items() if name != "source"}
         source = {"path": ".", **sections.get("source", {})}

@@ -1,7 +1,6 @@
 """What is measured of a trained run. A measurement is a function of the request that returns rows.
 
-A row is one number: step, reference kind, metric, value, and what it depends on. Fine-tunings of a trained model
-are further entries of `MEASUREMENTS`.
+A row is one number: step, reference kind, metric, value, and what it depends on.
 """
 
 from __future__ import annotations

@@ -20,7 +20,11 @@ def write(facts: dict[str, Any], out: Path) -> None:
     environment = Environment(
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True
     )
-    environment.filters |= {"p": text.p_value, "note": text.distances_note}
+    environment.filters |= {
+        "p": text.p_value,
+        "note": text.distances_note,
+        "tuning_note": text.downstream_note,
+    }
     environment.globals |= {"spread": text.spread, "isnan": lambda v: v != v, "kinds": KINDS}
     pictures = {name: _inline(out / name) for name in PICTURES if (out / name).is_file()}
     grids = {arm["label"]: _inline(out / arm["grid"]) for arm in facts["arms"] if arm["grid"]}

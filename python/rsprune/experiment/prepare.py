@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -66,7 +67,7 @@ class Prepared:
             sets = {name[4:]: found[name] for name in found.files if name.startswith("set:")}
             return References(found["pixels"], found["cluster"], sets)
 
-    def facts(self) -> dict:
+    def facts(self) -> dict[str, Any]:
         """Numbers of tiles, for the report."""
         return json.loads((self.path / "prepared.json").read_text("utf-8"))
 
@@ -86,7 +87,7 @@ def prepare(settings: ExperimentConfig, out: Path, *, say: Say) -> Prepared:
     return found
 
 
-def _write_tiles(settings: ExperimentConfig, path: Path) -> dict:
+def _write_tiles(settings: ExperimentConfig, path: Path) -> dict[str, Any]:
     data = settings.data
     for name in ("pool", "labelled"):
         shutil.rmtree(path / name, ignore_errors=True)
@@ -101,7 +102,7 @@ def _write_tiles(settings: ExperimentConfig, path: Path) -> dict:
         labelled += _write_labelled(picture, regions["metric"], scene.name, data.tile, path / "labelled")
     write_table(path / "pool.parquet", pa.concat_tables(pool).sort_by("id"))
     found = references.build(np.concatenate(held_out), settings.reference)
-    arrays = {"pixels": found.pixels, "cluster": found.cluster}
+    arrays: dict[str, Any] = {"pixels": found.pixels, "cluster": found.cluster}
     arrays |= {f"set:{name}": rows for name, rows in found.sets.items()}
     write_atomic(path / "references.npz", lambda f: np.savez(f, **arrays))
     return {

@@ -66,7 +66,7 @@ def deal(rows: int, columns: int, shares: np.ndarray, *, seed: int) -> np.ndarra
     for i in range(rows * columns):
         dealt[i] = (wanted * (i + 1) - given).argmax()
         given[dealt[i]] += 1
-    dealt = dealt.reshape(rows, columns)
-    for row in dealt:
+    grid: np.ndarray = dealt.reshape(rows, columns)
+    for row in grid:
         rng.shuffle(row)
-    return dealt
+    return grid

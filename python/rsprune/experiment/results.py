@@ -9,7 +9,7 @@ from typing import Any
 import pyarrow as pa
 
 from rsprune.errors import ConfigError
-from rsprune.experiment import page, pictures, text
+from rsprune.experiment import downstream, page, pictures, text
 from rsprune.experiment.config import ExperimentConfig
 from rsprune.experiment.summary import Row, summarise
 from rsprune.run import write_atomic, write_table
@@ -68,6 +68,7 @@ def read(settings: ExperimentConfig, out: Path) -> list[Row]:
             }  # fmt: skip
             per_step = result["about"]["images_seen"] // settings.steps
             rows += [{**about, **row, "images_seen": row["step"] * per_step} for row in result["rows"]]
+    rows += downstream.rows(settings, out)
     if (out / "floors.json").is_file():
         floors = json.loads((out / "floors.json").read_text("utf-8"))
         rows += [{"experiment": settings.name, **row} for row in floors]

@@ -12,11 +12,11 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from rsprune.errors import ConfigError, RspruneError
 from rsprune.evaluation.provenance import code
-from rsprune.experiment import arms, distances
+from rsprune.experiment import arms, distances, downstream
 from rsprune.experiment.config import ArmConfig, ExperimentConfig
 from rsprune.experiment.prepare import Prepared, prepare
 from rsprune.experiment.results import collect
@@ -32,13 +32,34 @@ class RunFailed(RspruneError):
     exit_code = 1
 
 
+class Work(Protocol):
+    """What a process of its own does in a folder of its own, as ``request.json`` there says."""
+
+    module: ClassVar[str]  # of the process
+
+    @property
+    def label(self) -> str: ...
+    @property
+    def seed(self) -> int: ...
+    @property
+    def folder(self) -> Path: ...
+    @property
+    def done(self) -> bool: ...
+
+
 @dataclass(frozen=True)
 class Planned:
-    """One run: an arm with a seed, and the folder of its own."""
+    """One run: an arm with a seed."""
 
     arm: ArmConfig
     seed: int
     folder: Path
+
+    module: ClassVar[str] = "rsprune.experiment.work"
+
+    @property
+    def label(self) -> str:
+        return self.arm.label
 
     @property
     def done(self) -> bool:
@@ -96,7 +117,9 @@ def experiment(
         ]
         prepared = _requests(settings, data, out, plan, say)
         _floors(settings, data, out, plan, prepared)
-        _execute(settings, out, plan, prepared, deadline, say)
+        _execute(settings, out, plan, deadline, say)
+        tunings = downstream.ready(settings, out, labels, seeds, say=say)
+        _execute(settings, out, tunings, deadline, say)
         found = collect(settings, out)
     return {
         "done": found["done"],
@@ -175,8 +198,7 @@ def _floors(
 def _execute(
     settings: ExperimentConfig,
     out: Path,
-    plan: Sequence[Planned],
-    prepared: dict[Path, arms.Training],
+    plan: Sequence[Work],
     deadline: float | None,
     say: Say,
 ) -> None:
@@ -185,11 +207,11 @@ def _execute(
     if waiting and deadline is not None and time.monotonic() >= deadline:
         say("time is up before a run could begin: go on with the same command")
         return
-    children: set[subprocess.Popen] = set()
+    children: set[subprocess.Popen[bytes]] = set()
     stop, failed = threading.Event(), []
     with ThreadPoolExecutor(settings.workers) as executor:
         try:
-            pending: dict[Future, Planned] = {
+            pending: dict[Future[Any], Planned] = {
                 executor.submit(_child, run, settings, children, stop): run for run in waiting
             }
             while pending:
@@ -201,18 +223,18 @@ def _execute(
                 for future in done:
                     run = pending.pop(future)
                     if future.result() == 0:
-                        say(f"done: {run.arm.label}, seed {run.seed}")
+                        say(f"done: {run.label}, seed {run.seed}")
                         collect(settings, out)
                     else:
                         failed.append(run)
-                        say(f"failed: {run.arm.label}, seed {run.seed}; see {run.folder / 'work.log'}")
+                        say(f"failed: {run.label}, seed {run.seed}; see {run.folder / 'work.log'}")
         finally:
             stop.set()
             for child in list(children):
                 child.terminate()
             executor.shutdown(cancel_futures=True)
     if failed:
-        names = ", ".join(f"{run.arm.label} with seed {run.seed}" for run in failed)
+        names = ", ".join(f"{run.label} with seed {run.seed}" for run in failed)
         raise RunFailed(
             f"{len(failed)} of {len(plan)} runs failed ({names}): see {failed[0].folder / 'work.log'}, then run "
             "the same command again"
@@ -220,7 +242,7 @@ def _execute(
 
 
 def _child(
-    run: Planned, settings: ExperimentConfig, children: set[subprocess.Popen], stop: threading.Event
+    run: Work, settings: ExperimentConfig, children: set[subprocess.Popen[bytes]], stop: threading.Event
 ) -> int:
     """Exit code of the process that does a run. It ends when this process does, which holds its input."""
     if stop.is_set():
@@ -228,7 +250,7 @@ def _child(
     environment = dict(os.environ)
     if settings.device == "cpu":  # several processes of one thread are faster than the reverse
         environment |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    command = [sys.executable, "-m", "rsprune.experiment.work", str(run.folder / "request.json")]
+    command = [sys.executable, "-m", run.module, str(run.folder / "request.json")]
     with (run.folder / "work.log").open("ab") as log:
         child = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=log, stderr=log, env=environment)
         children.add(child)
@@ -238,4 +260,5 @@ def _child(
             return child.wait()
         finally:
             children.discard(child)
-            child.stdin.close()
+            if child.stdin:
+                child.stdin.close()

@@ -11,6 +11,7 @@ import numpy as np
 
 from rsprune.evaluation.evaluate import NAMES
 from rsprune.experiment.config import ExperimentConfig
+from rsprune.experiment.downstream import SCRATCH
 from rsprune.experiment.references import KINDS
 from rsprune.experiment.statistics import holm, interval, paired, steps_to_reach
 
@@ -18,6 +19,18 @@ Row = dict[str, Any]
 Curves = dict[str, dict[int, dict[int, float]]]  # arm -> seed -> step -> loss
 PRIMARY = "balanced"  # the reference of the primary comparisons
 DISTANCES = ("KD", "FD", "FD-infinity", "precision", "recall", "density", "coverage")
+# Of a fine-tuning: method and metric, with a title; and methods that no foundation has a part in.
+SCORES = {
+    "super-resolution": {
+        "expected psnr": "PSNR (dB)",
+        "expected ssim": "SSIM",
+        "expected lpips": "LPIPS",
+        "sample psnr": "PSNR of a sample",
+        "sample lpips": "LPIPS of a sample",
+    },
+    "semantic": {"generated miou": "mIoU", "generated accuracy": "pixels right", "kd value": "KD-AlexNet"},
+}
+FLOORS = {"bicubic": "bicubic", "real": "real images", "shuffled": "real images of other layouts"}
 MEMORY = ("memorisation: ratio", "memorisation: close", "memorisation: nearer")
 
 
@@ -56,6 +69,7 @@ def summarise(
         "comparisons": {kind: comparisons(settings, curves[kind], steps[-1], kind) for kind in KINDS},
         "convergence": {kind: convergence(curves[kind], steps[-1]) for kind in KINDS},
         "distances": _distances(rows, labels),
+        "downstream": _downstream(settings, rows, [*labels, SCRATCH]),
     }
 
 
@@ -175,4 +189,31 @@ def _distances(rows: Sequence[Row], labels: list[str]) -> list[dict[str, Any]]:
         heads = [f"{m}-{name}" if m in DISTANCES[:3] else m for m in shown]
         about = {key: members[0].get(key) for key in ("extractor_hash", "resize", "n_generated", "n_real")}
         found.append({"extractor": name, "reference": reference, "heads": heads, "lines": lines, **about})
+    return found
+
+
+def _downstream(settings: ExperimentConfig, rows: Sequence[Row], starts: list[str]) -> list[dict[str, Any]]:
+    """By task: scores of each start with their means over seeds, and of what no start has a part in."""
+    found = []
+    for task in settings.downstream:
+        prefix, heads = f"{task.label}: ", SCORES[task.task]
+        cells: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
+        mine = [r for r in rows if r.get("reference") == "downstream" and r["metric"].startswith(prefix)]
+        for row in mine:
+            method, _, metric = row["metric"].removeprefix(prefix).partition(" ")
+            if method in FLOORS:  # the same for all starts of a seed
+                shown = next((h for h in heads if h.split()[1] == metric), None)
+                cells[FLOORS[method], shown or ""][row["seed"]] = row["value"]
+            else:
+                cells[row["arm"], f"{method} {metric}"][row["seed"]] = row["value"]
+        lines = []
+        for name in [*starts, *FLOORS.values()]:
+            values = [cells.get((name, head), {}) for head in heads]
+            if any(values):
+                means = [interval(list(v.values())) if v else (None, None) for v in values]
+                lines.append({"arm": name, "means": [m for m, _ in means], "halves": [h for _, h in means],
+                              "seeds": values[0]})  # fmt: skip
+        if lines:
+            about = {"title": task.label, "steps": mine[0]["step"], "n_real": mine[0]["n_real"]}
+            found.append({**about, "heads": list(heads.values()), "lines": lines})
     return found

@@ -28,6 +28,8 @@ def write(facts: dict[str, Any]) -> str:
     for group in facts["distances"]:
         title = f"## Samples against real images: {group['extractor']}, {group['reference']} reference"
         parts += ["", title, "", *_distances(group)]
+    for task in facts["downstream"]:
+        parts += ["", f"## Fine-tuned: {task['title']}", "", *_downstream(task, facts["seeds"])]
     return "\n".join(parts) + "\n"
 
 
@@ -160,3 +162,21 @@ def distances_note(group: dict[str, Any]) -> str:
         f"seeds. Extractor {group['extractor']} at {group['resize']} pixels, weights {group['extractor_hash'][:12]}. "
         "Rows that begin with real are floors: real images in place of samples."
     )
+
+
+def downstream_note(task: dict[str, Any]) -> str:
+    """What the scores of a fine-tuning stand on, in words."""
+    return (
+        f"{task['steps']:,} steps on the same tiles for all, measured on {task['n_real']:,} held-out tiles; mean over "
+        "seeds ± half of the 95 % t-interval."
+    )
+
+
+def _downstream(task: dict[str, Any], seeds: Sequence[int]) -> list[str]:
+    rows = []
+    for line in task["lines"]:
+        cells = [spread(m, h, 3) for m, h in zip(line["means"], line["halves"], strict=True)]
+        each = [f"{line['seeds'][s]:.3f}" if s in line["seeds"] else "" for s in seeds]
+        rows.append([line["arm"], *cells, *each])
+    head = ["start", *task["heads"], *(f"{task['heads'][0]}, seed {s}" for s in seeds)]
+    return [downstream_note(task), "", *table(head, rows)]

@@ -37,9 +37,9 @@ class Request:
     def read(cls, path: Path) -> Request:
         values = json.loads(path.read_text("utf-8"))
         measure = MeasureConfig(**values.pop("measure"))
-        paths = {name: Path(values.pop(name)) for name in ("folder", "data")}
+        folder, data = Path(values.pop("folder")), Path(values.pop("data"))
         kept = values.pop("kept")
-        return cls(**paths, measure=measure, kept=Path(kept) if kept else None, **values)
+        return cls(folder=folder, data=data, measure=measure, kept=Path(kept) if kept else None, **values)
 
     @property
     def model(self) -> Path:
@@ -94,15 +94,20 @@ def work(request: Request) -> None:
         checkpoint.remove(folder)
 
 
-def _end_with_parent() -> None:
-    # Not through sys.stdin, whose lock a thread that waits would hold when the process ends.
-    while os.read(0, 1):
-        pass
-    os._exit(1)
+def end_with_parent() -> None:
+    """Ends this process when its standard input ends."""
+
+    def watch() -> None:
+        # Not through sys.stdin, whose lock a thread that waits would hold when the process ends.
+        while os.read(0, 1):
+            pass
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def main(path: str) -> None:
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    end_with_parent()
     work(Request.read(Path(path)))
 
 

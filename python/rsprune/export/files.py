@@ -80,14 +80,14 @@ def _is_file(row: Mapping[str, Any]) -> bool:
     return row["member"] is None and not is_url(ids.decode(row["uri"]))
 
 
-def _writer(file: _File, reader: Reader, link: bool) -> Callable[[Path], None]:
+def _writer(file: _File, reader: Reader, link: bool) -> Callable[[Path], object]:
     """Writes one file of the export. Raises `UnreadableImage` where its source is not there any more."""
     if file.row is not None and not (file.row["w"] is None and _is_file(file.row)):
         if file.row["w"] is None:
             data = reader.originals(file.row)[file.extension]
         else:
             data = crop(item_of(file.row))
-        return lambda target: target.write_bytes(data) and None
+        return lambda target: target.write_bytes(data)
     try:
         status = Path(file.source).stat()
     except OSError as error:

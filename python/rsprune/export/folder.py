@@ -55,7 +55,7 @@ class Folder:
                         parent.rmdir()
         self._note(names)
 
-    def place(self, name: str, write: Callable[[Path], None]) -> None:
+    def place(self, name: str, write: Callable[[Path], object]) -> None:
         """Writes a file that is either complete or not there; an earlier file or link is replaced."""
         folder = self.path
         for folder in self._parents(name):

@@ -68,7 +68,7 @@ def write_tables(
     if huggingface:
         card = _CARD.format(count=f"{sum(len(ids) for _, ids in shards):,}", total=f"{total:,}")
         folder.begin(["README.md"])
-        folder.place("README.md", lambda target: target.write_text(card, "utf-8") and None)
+        folder.place("README.md", lambda target: target.write_text(card, "utf-8"))
         files.append("README.md")
     if not failed:
         folder.finish(files)
@@ -99,7 +99,8 @@ def _texts(sample: Sample) -> dict[str, str | None]:
     return texts
 
 
-def _record(sample: Sample) -> dict[str, Any]:
+def record(sample: Sample) -> dict[str, Any]:
+    """A row of `SCHEMA`. Raises `UnreadableImage` where a sidecar is not text."""
     extension, data = next(iter(sample.files.items()))
     image = {"bytes": data, "path": file_name(item_of(sample.row), extension)}
     about = {name: sample.row[name] for name in ("id", "rank", "cluster", "scene")}
@@ -110,7 +111,7 @@ def _write(target: Path, found: Iterator[Sample]) -> None:
     with pq.ParquetWriter(target, SCHEMA, compression="zstd") as writer:
         group: list[dict[str, Any]] = []
         for sample in found:
-            group.append(_record(sample))
+            group.append(record(sample))
             if len(group) == _ROW_GROUP:
                 writer.write_table(pa.Table.from_pylist(group, SCHEMA))
                 group = []

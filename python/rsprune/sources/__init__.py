@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 from rsprune import plugins
 from rsprune.config import SourceConfig, source_scheme
 from rsprune.errors import ConfigError
 from rsprune.sources.bands import harmonise
-from rsprune.sources.base import Source
+from rsprune.sources.base import Header, Image, Item, Source
 
 __all__ = ["harmonise", "open_source"]
 
@@ -42,9 +43,17 @@ def open_source(config: SourceConfig, *, prefix: str = "") -> Source:
 class _WithoutOriginals(Source):
     """A plug-in's source that says nothing about original files."""
 
-    def __init__(self, source: Any):
+    def __init__(self, source: Source):
         self._source = source
-        self.items, self.header, self.read = source.items, source.header, source.read
+
+    def items(self) -> Iterator[Item]:
+        return self._source.items()
+
+    def header(self, item: Item) -> Header:
+        return self._source.header(item)
+
+    def read(self, item: Item) -> Image:
+        return self._source.read(item)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._source, name)

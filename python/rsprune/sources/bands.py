@@ -56,7 +56,7 @@ def as_image(pixels: np.ndarray, valid: np.ndarray | None, *markers: Sequence[fl
     masks = [] if valid is None else [valid]
     for marker in markers:
         if None not in marker:
-            values = np.broadcast_to(marker, pixels.shape[-1:]).tolist()
+            values = np.broadcast_to(np.array(marker), pixels.shape[-1:]).tolist()
             masks.append(np.any([_differs(pixels[..., c], value) for c, value in enumerate(values)], axis=0))
     pixels = np.ascontiguousarray(pixels)
     if pixels.dtype not in (np.uint8, np.uint16):

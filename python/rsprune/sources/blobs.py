@@ -5,9 +5,12 @@ from __future__ import annotations
 import io
 import os
 import stat
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from rsprune.errors import RspruneError, UnreadableImage
+
+if TYPE_CHECKING:
+    from _typeshed import WriteableBuffer
 
 HEAD = 2**18  # bytes read first; they hold the header of nearly every JPEG, and most tiles whole
 MAX_BYTES = 2**30  # taken into memory at once; a file can be larger only where it is read by windows
@@ -17,8 +20,15 @@ _BUFFER = 2**18  # bytes asked for at once where a decoder asks for less
 class Blob(Protocol):
     """`size` in bytes; `path` where it is a whole file of this machine, which a decoder can open itself."""
 
-    size: int
-    path: str | None
+    @property
+    def size(self) -> int:
+        """Bytes."""
+        ...
+
+    @property
+    def path(self) -> str | None:
+        """Of the file, if that is all the blob is; decoders open it themselves."""
+        ...
 
     def read(self, start: int = 0, length: int | None = None) -> bytes:
         """Raises `UnreadableImage` or `OSError`; `StoreError` where a store does not answer."""
@@ -33,15 +43,14 @@ class LocalFile:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise UnreadableImage("is not a regular file")
-            whole = length is None
-            self.size = status.st_size if whole else length
+            self.size = status.st_size if length is None else length
             if offset + self.size > status.st_size:
                 raise UnreadableImage(
                     f"ends at byte {offset + self.size} of a file that has {status.st_size}: it was cut"
                 )
             file.seek(offset)
             self._head = file.read(min(self.size, HEAD))
-        self.path = path if whole else None
+        self.path = path if length is None else None
         self._path, self._offset = path, offset
 
     def read(self, start: int = 0, length: int | None = None) -> bytes:
@@ -57,7 +66,7 @@ class LocalFile:
 class InMemory:
     """Bytes that are there already."""
 
-    path = None
+    path: str | None = None
 
     def __init__(self, data: bytes):
         self._data, self.size = data, len(data)
@@ -69,7 +78,7 @@ class InMemory:
 class Part:
     """`length` bytes of another blob from `offset` on. Raises `UnreadableImage`."""
 
-    path = None
+    path: str | None = None
 
     def __init__(self, whole: Blob, offset: int, length: int):
         if offset + length > whole.size:
@@ -107,8 +116,9 @@ class BlobFile(io.RawIOBase):
         )
         return self._at
 
-    def readinto(self, buffer) -> int:
-        wanted = max(0, min(len(buffer), self._blob.size - self._at))
+    def readinto(self, buffer: WriteableBuffer) -> int:
+        view = memoryview(buffer)
+        wanted = max(0, min(len(view), self._blob.size - self._at))
         if not wanted or self.error:
             return 0
         try:
@@ -116,7 +126,7 @@ class BlobFile(io.RawIOBase):
         except (UnreadableImage, RspruneError, OSError) as error:
             self.error = error
             return 0
-        buffer[: len(data)] = data
+        view[: len(data)] = data
         self._at += len(data)
         return len(data)
 

@@ -242,9 +242,9 @@ def _decode_png(data: bytes, layout: Layout) -> tuple[np.ndarray, np.ndarray | N
         if image.mode == "1":
             return np.asarray(image.convert("L"))[..., None], None
         if image.mode == "P":
-            image = image.convert("RGB" if transparent is None else "RGBA")
-        elif transparent is not None and image.mode in ("L", "RGB"):
-            image = image.convert("LA" if image.mode == "L" else "RGBA")
+            return _split_alpha(np.asarray(image.convert("RGB" if transparent is None else "RGBA")))
+        if transparent is not None and image.mode in ("L", "RGB"):
+            return _split_alpha(np.asarray(image.convert("LA" if image.mode == "L" else "RGBA")))
         return _split_alpha(np.asarray(image))
 
 

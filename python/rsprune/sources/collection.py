@@ -16,7 +16,7 @@ from rsprune.sources import ids, opening, originals
 from rsprune.sources.bands import Selection
 from rsprune.sources.base import Header, Image, Item, Window
 from rsprune.sources.codecs import Scene, decoding
-from rsprune.sources.masks import parse
+from rsprune.sources.masks import Mask, parse
 from rsprune.sources.store import is_url
 
 _MASK = Selection((1,))
@@ -39,7 +39,7 @@ class Collection:
 
     def __init__(self, config: SourceConfig, files: Files, *, prefix: str = ""):
         self._files, self._prefix = files, ids.encode(prefix)
-        self._tile, self._stride = config.tile, config.stride or config.tile
+        self._tile, self._stride = config.tile or 0, config.stride or config.tile or 1
         self._mask = parse(config.mask) if config.mask else None
         self._selection = Selection(config.bands, config.nodata, self._mask.band if self._mask else None)
         if (
@@ -52,11 +52,11 @@ class Collection:
 
     def items(self) -> Iterator[Item]:
         """Items sorted by id, listed one after another. Raises `ConfigError` where there is no image."""
-        found = self._with_masks() if self._mask else self._files.items()
+        found = self._with_masks(self._mask) if self._mask else self._files.items()
         first = next(found, None)  # here, so that what is wrong is said here
         if first is None:
             raise ConfigError("no image beside the masks")
-        items = chain([first], found)
+        items: Iterator[Item] = chain([first], found)
         if self._prefix:
             items = (replace(item, id=self._prefix + item.id) for item in items)
         return self._all_windows(items) if self._tile else items
@@ -66,7 +66,7 @@ class Collection:
         with opening.open_item(item, item.window and "scene") as scene, decoding("cannot be read"):
             header = scene.header(item.window, self._selection)
             if self._mask and not self._mask.band:
-                with self._mask_of(item, scene):
+                with self._mask_of(self._mask, item, scene):
                     pass
             return header
 
@@ -79,7 +79,7 @@ class Collection:
             if self._mask.band:
                 numbers = scene.read(item.window, Selection((self._mask.band,)))
             else:
-                with self._mask_of(item, scene) as mask:
+                with self._mask_of(self._mask, item, scene) as mask:
                     numbers = mask.read(item.window, _MASK)
             return self._mask.apply(image, numbers)
 
@@ -88,12 +88,12 @@ class Collection:
         return originals.originals(item)
 
     @contextmanager
-    def _mask_of(self, item: Item, scene: Scene) -> Iterator[Scene]:
+    def _mask_of(self, declared: Mask, item: Item, scene: Scene) -> Iterator[Scene]:
         """The file with the mask of `item`, which has the size of `scene`. Raises `UnreadableImage`."""
-        path = self._mask.path(ids.decode(item.uri))
-        if item.member is not None and not self._mask.file:
+        path = declared.path(ids.decode(item.uri))
+        if item.member is not None and not declared.file:
             raise ConfigError(
-                f"--mask {self._mask.suffix} names a file beside each image, which those in shards and tables do not "
+                f"--mask {declared.suffix} names a file beside each image, which those in shards and tables do not "
                 "have: give a band, or one file for all"
             )
         try:
@@ -108,13 +108,13 @@ class Collection:
         except UnreadableImage as error:
             raise UnreadableImage(f"has a mask {ids.encode(path)} that {error}") from error
 
-    def _with_masks(self) -> Iterator[Item]:
+    def _with_masks(self, mask: Mask) -> Iterator[Item]:
         """Files that are no masks, their stamps with those of their masks."""
         for item in self._files.items():
             path = ids.decode(item.uri)
-            if item.member is None and self._mask.is_mask(path):
+            if item.member is None and mask.is_mask(path):
                 continue
-            beside = "" if self._mask.band else self._files.stamp(self._mask.path(path))
+            beside = "" if mask.band else self._files.stamp(mask.path(path))
             yield replace(item, stamp=f"{item.stamp} {beside}") if beside else item
 
     def _all_windows(self, files: Iterator[Item]) -> Iterator[Item]:

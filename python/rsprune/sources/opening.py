@@ -8,6 +8,7 @@ import re
 import threading
 from contextlib import AbstractContextManager, closing, nullcontext
 from pathlib import Path
+from typing import Any
 
 from rsprune.errors import UnreadableImage
 from rsprune.sources import ids, parquet, tar
@@ -35,9 +36,9 @@ def open_item(item: Item, role: str | None = None) -> AbstractContextManager[Sce
     # A fork must not share a file position. What lies in a store is not asked again whether it changed.
     key = (os.getpid(), path, item.member, status and (status.st_mtime_ns, status.st_size))
     if role not in _last.opened or _last.opened[role][0] != key:
-        last_key, last = _last.opened.pop(role, (None, None))
-        if last_key and last_key[0] == os.getpid():
-            last.close()
+        last = _last.opened.pop(role, None)
+        if last and last[0][0] == os.getpid():
+            last[1].close()
         _last.opened[role] = key, _open(path, item.member)
     return nullcontext(_last.opened[role][1])
 
@@ -57,7 +58,7 @@ class _Last(threading.local):
     """The scene whose windows are being read, and its mask: per thread, as a GDAL dataset belongs to one."""
 
     def __init__(self) -> None:
-        self.opened: dict[str, tuple[tuple, Scene]] = {}
+        self.opened: dict[str, tuple[tuple[Any, ...], Scene]] = {}
 
 
 _last = _Last()

@@ -7,6 +7,7 @@ import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from itertools import islice, pairwise
+from typing import Any
 
 from rsprune.sources.base import Item, Window
 
@@ -29,7 +30,7 @@ def has_repeats(texts: Iterable[str]) -> bool:
     return any(a == b for a, b in pairwise(_sorted(("text",), ((text,) for text in texts))))
 
 
-def _sorted(columns: Sequence[str], rows: Iterator[tuple]) -> Iterator[tuple]:
+def _sorted(columns: Sequence[str], rows: Iterator[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
     """`rows` sorted by their first column, equal ones as they came."""
     # An empty name is a temporary file that SQLite removes; it sorts what does not fit into memory there.
     with closing(sqlite3.connect("", isolation_level=None)) as table:

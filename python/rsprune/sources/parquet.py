@@ -156,7 +156,7 @@ class _Group:
 class _Open(threading.local):
     """The table that was read last."""
 
-    key: tuple | None = None
+    key: tuple[Any, ...] | None = None
     table: Table | None = None
 
 
@@ -185,7 +185,7 @@ def originals(path: str, row: int, extension: str) -> dict[str, bytes]:
 def _table(path: str) -> Table:
     status = None if is_url(path) else Path(path).stat()
     key = (os.getpid(), path, status and (status.st_mtime_ns, status.st_size))
-    if _open.key != key:
+    if _open.table is None or _open.key != key:
         _open.key = _open.table = None
         _open.table = Table(path)
         _open.key = key
@@ -242,13 +242,12 @@ def _items(table: Table, uri: str, name: str, stamp: str, origin: Origin) -> Ite
         columns.append("member")
 
     def path_of(row: dict[str, Any]) -> str | None:
-        if not layout.struct:
-            return row.get(layout.path) if layout.path else None
-        return (row[layout.bytes] or {}).get(layout.path) if layout.path else None
+        holder = (row[layout.bytes] or {}) if layout.struct and layout.bytes else row
+        return holder.get(layout.path) if layout.path else None
 
     width = len(str(max(table.rows - 1, 0)))
     paths_name = layout.id is None and bool(layout.path)
-    if paths_name and layout.bytes:
+    if paths_name and leaf and layout.bytes:
         paths_name = not has_repeats(path_of(row) or "" for row in table.column(leaf))
     rows = table.column(*columns) if columns else ({} for _ in range(table.rows))
     for number, row in enumerate(rows):
@@ -275,9 +274,10 @@ def _pointed(id: str, row: dict[str, Any], path: Any, uri: str, stamp: str, orig
         numbers = [row.get(n) for n in "xywh"]
         window = None
         if None not in numbers:
-            if not all(isinstance(n, int) and 0 <= n < 2**31 for n in numbers) or not all(numbers[2:]):
+            x, y, w, h = (n if isinstance(n, int) and 0 <= n < 2**31 else -1 for n in numbers)
+            if min(x, y) < 0 or min(w, h) < 1:
                 raise UnreadableImage(f"has an impossible window {numbers}")
-            window = Window(*numbers)
+            window = Window(x, y, w, h)
         return Item(
             id, target, window, row.get("member"), f"{stamp} {origin.stamp(ids.decode(target))}".strip()
         )

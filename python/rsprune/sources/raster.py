@@ -194,7 +194,7 @@ class RasterScene:
 
     @cached_property
     def _crs_name(self) -> str:
-        return self._crs.to_string()
+        return str(self._crs.to_string()) if self._crs else ""
 
     def _lat_lon(self, x: float, y: float) -> tuple[float | None, float | None]:
         if not self._crs or self._transform.is_identity:

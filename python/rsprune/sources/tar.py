@@ -6,6 +6,7 @@ import io
 import re
 import tarfile
 from collections.abc import Iterator
+from typing import Any
 
 from rsprune.errors import UnreadableImage
 from rsprune.sources import ids
@@ -77,11 +78,11 @@ def _members(blob: Blob, *, whole: bool = True) -> Iterator[tarfile.TarInfo]:
     if blob.size == 0:
         raise UnreadableImage("it is empty (0 bytes)")
     file, raw = buffered(blob, _AHEAD)
-    headers = _Headers(file)
+    headers: Any = _Headers(file)  # all that tarfile asks of a file
     try:
         with tarfile.open(fileobj=headers, mode="r:") as shard:
             while (found := shard.next()) is not None:
-                shard.members = []  # else every header stays in memory
+                vars(shard)["members"] = []  # else every header stays in memory
                 if found.offset_data + max(found.size, 0) > blob.size:
                     raise UnreadableImage(f"its member {found.name!r} ends after the file")
                 yield found
@@ -167,4 +168,5 @@ def _numbers(member: str) -> tuple[int, int, int, int]:
     found = re.fullmatch(r"(\d{1,18})\+(\d{1,18}) (\d{1,18})\+(\d{1,18})", member)
     if not found:
         raise UnreadableImage(f"lies at {member!r}, which says nothing to this version: scan again")
-    return tuple(map(int, found.groups()))
+    offset, head, start, length = map(int, found.groups())
+    return offset, head, start, length

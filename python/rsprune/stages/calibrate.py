@@ -25,7 +25,7 @@ def encode_candidates(job: Job, prepared: Sequence[PreparedReference]) -> dict[s
             job.say(f"reference {fixed[0]} holds no images, so {encoder} cannot be tried on it")
             continue
         # Each reference is a run folder of its own, whose settings say how its images are read.
-        jobs = [replace(job, run=r.folder, settings=r.folder.settings) for r in prepared]
+        jobs = [replace(job, run=r.folder, settings=r.folder.settings) for r in prepared if r.folder]
         found[encoder] = [features_by(job, mine, encoder) for mine in jobs]
     return found
 

@@ -33,7 +33,7 @@ def embed_images(job: Job) -> None:
     """Writes the transformed features of every image, the transform, and what the encoder learnt, if it does."""
     run, settings = job.run, job.settings.embed
     run.require("score")
-    score = run.marker("score")
+    score = run.begun("score")
     stands_on: list[Any] = [asdict(settings), job.settings.seed, score.fingerprint]
     inputs, given = score.inputs, {}
     if settings.embeddings:
@@ -53,7 +53,7 @@ def embed_images(job: Job) -> None:
                 _transform_given(job, chosen, given)
             else:
                 _encode_all(job, chosen)
-    if failed := run.marker("embed").failed:
+    if failed := run.begun("embed").failed:
         name, reason = next(iter(failed.items()))
         lost = sum(int(_readable(run, name).sum()) for name in failed)
         check_readable(job, "score", lost, f"those of {name}: {reason}")
@@ -143,7 +143,7 @@ def _keep_estimate(job: Job, chosen: Sample) -> None:
 
 
 def _about(run: Run, chosen: Sample) -> dict[str, str]:
-    failed = run.marker("scan").failed or run.marker("score").failed
+    failed = run.begun("scan").failed or run.begun("score").failed
     places = chosen.digest_of_places(run.names)
     return {"sample": chosen.digest(), "places": places, **({"provisional": "yes"} if failed else {})}
 
@@ -159,7 +159,7 @@ def _transform_given(job: Job, chosen: Sample, given: dict[str, str]) -> None:
     ids = run.table("scan", ["id"])["id"]
     readable = [_readable(run, name) for name in run.names]
     start = np.cumsum([0, *map(len, readable)])
-    features = load_embeddings(job.settings.embed.embeddings, ids, needed=np.concatenate(readable))
+    features = load_embeddings(str(job.settings.embed.embeddings), ids, needed=np.concatenate(readable))
     if path.exists():
         transform = Transform.load(path)
     else:
@@ -204,8 +204,10 @@ def _encode_all(job: Job, chosen: Sample) -> None:
             if len(task.sample):
                 at = np.flatnonzero(sample.part == k)
                 features[at[np.argsort(sample.row[at])]] = np.load(task.sample_path, allow_pickle=False)
-        about = {"encoder": encoder.name, "weight_hash": encoder.weight_hash, "metadata": _about(run, chosen)}
-        Transform.fit(features, **about).save(path)
+        transform = Transform.fit(
+            features, encoder=encoder.name, weight_hash=encoder.weight_hash, metadata=_about(run, chosen)
+        )
+        transform.save(path)
     parts = [task for task in tasks if task.name in missing]
     job.map_parts("embed", _embed_part, _unread_part, parts, job.images_in(missing), on_device=True)
     for file in (run.path / "embeddings").glob("sample-*"):

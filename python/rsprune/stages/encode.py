@@ -46,7 +46,7 @@ class Encoding:
 @lru_cache(maxsize=1)
 def _load(encoding: Encoding) -> Encoder:
     encoder = load_encoder(encoding.encoder, encoding.device)
-    if encoding.state:
+    if encoding.state and isinstance(encoder, LearntEncoder):
         encoder.restore(load_state(encoding.state, encoding.encoder))
     return encoder
 
@@ -137,7 +137,7 @@ def sample_images(run: Run, size: int, seed: int) -> Sample:
     return chosen
 
 
-def encode(run: Run, name: str, local: Sequence[int], encoding: Encoding) -> np.ndarray:
+def encode(run: Run, name: str, local: Sequence[int] | np.ndarray, encoding: Encoding) -> np.ndarray:
     """Features of rows `local` of a part, [len(local), D] float32; NaN where an image cannot be read."""
     encoder, reader, batch = encoding.load(), Reader(run), run.settings.embed.batch_size
     unreadable = pq.read_table(run.part("score", name), columns=["error"])["error"].is_valid().to_pylist()

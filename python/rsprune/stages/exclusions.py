@@ -84,10 +84,10 @@ def leaks(
     """
     listed = pa.array(frozenset().union(*(e.hashes for e in exclusions)), pa.string())
     leaked = np.array(pc.is_in(hashes, value_set=listed))
-    others = [e.x[finite_rows(e.x)] for e in exclusions]
-    if threshold > 1 or not sum(map(len, others)):
+    embedded = [e.x[finite_rows(e.x)] for e in exclusions]
+    if threshold > 1 or not sum(map(len, embedded)):
         return leaked
-    others = unit_rows(np.concatenate(others))
+    others = unit_rows(np.concatenate(embedded))
     for start in range(0, len(x), _BLOCK):
         part = x[start : start + _BLOCK]
         at = np.flatnonzero(finite_rows(part) & ~leaked[start : start + _BLOCK])

@@ -64,7 +64,7 @@ def _raw(job: Job, encoder: str, known: tuple[str, str], load: Callable[[], Enco
     """Encodes what is not encoded yet; `known` are name and weight hash, so that nothing is loaded in vain."""
     run = job.run
     run.require("score")
-    score = run.marker("score")
+    score = run.begun("score")
     made_with = digest(score.fingerprint, score.inputs, *known)
     folder = run.path / "features" / _file_name(encoder)
     marker = folder / "made.json"

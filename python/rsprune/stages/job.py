@@ -20,7 +20,10 @@ from rsprune.run import Run, digest
 class Part(Protocol):
     """A task that computes the part of that name; it must be possible to pickle."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """Of the part, in every stage."""
+        ...
 
 
 P = TypeVar("P", bound=Part)
@@ -55,8 +58,9 @@ class Job:
         self, name: str, *settings: Any, inputs: str = "", parts: Sequence[str] | None = None
     ) -> AbstractContextManager[bool]:
         """Enters stage `name` with its `settings`, as `Run.stage`; False where all is there already."""
-        more = {"inputs": inputs, "parts": parts, "overwrite": self.overwrite}
-        return self.run.stage(name, digest(name, *settings), self.settings, **more)
+        return self.run.stage(
+            name, digest(name, *settings), self.settings, inputs=inputs, parts=parts, overwrite=self.overwrite
+        )
 
     def missing(self, name: str) -> list[str]:
         """Names of the parts that stage `name` has not written yet."""

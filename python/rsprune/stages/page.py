@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rsprune import __version__
 from rsprune.report import write_report
-from rsprune.report_maps import has_umap
+from rsprune.report.maps import has_umap
 from rsprune.stages.job import Job
 
 

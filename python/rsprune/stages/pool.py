@@ -62,8 +62,8 @@ class Assignments:
             known = [numbers.setdefault(name, len(numbers)) for name in scene.dictionary.to_pylist()]
             at = scene.indices.fill_null(len(known)).to_numpy()
             parts.append((table["cluster"], table["distance"], np.array([*known, -1], np.int32)[at]))
-        columns = [np.concatenate(c) for c in zip(*parts, strict=True)]
-        return cls(*columns, tuple(numbers))
+        cluster, distance, scene = (np.concatenate(c) for c in zip(*parts, strict=True))
+        return cls(cluster, distance, scene, tuple(numbers))
 
     @property
     def known_scene(self) -> np.ndarray:

@@ -68,6 +68,7 @@ class PreparedReference:
 
     @cached_property
     def _content(self) -> tuple[np.ndarray, list[str | None]]:
+        assert self.file is not None, "a reference is a folder or a file"
         features, names = read_labelled(self.file)
         wanted = len(self.transform.mean)
         if features.shape[1] != wanted:
@@ -194,9 +195,9 @@ def _check_encoder(path: Path, about: Mapping[str, Any], transform: Transform) -
 def _class_folders(run: Run) -> tuple[tuple[str, ...], np.ndarray]:
     """Class names and the label int32 [M] of each image: the first folder of its id."""
     folders = [
-        id.split("/", 1)[0] if "/" in id else None for id in run.table("scan", ["id"])["id"].to_pylist()
+        id.split("/", 1)[0] if "/" in id else "" for id in run.table("scan", ["id"])["id"].to_pylist()
     ]
-    if None in folders:
+    if "" in folders:
         where = run.settings.scan.sources[0].path
         raise ConfigError(
             f"reference {where} has images outside class folders: "

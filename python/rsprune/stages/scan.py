@@ -61,7 +61,7 @@ def check_sources(configs: Sequence[SourceConfig]) -> None:
         raise ConfigError("no data given: name at least one folder or file")
     names = Counter(c.name for c in configs)
     if len(configs) > 1 and max(names.values()) > 1:
-        raise ConfigError(f"two sources are called '{max(names, key=names.get)}': rename one with PATH=NAME")
+        raise ConfigError(f"two sources are called '{names.most_common(1)[0][0]}': rename one with PATH=NAME")
 
 
 def scan_listed(
@@ -131,7 +131,7 @@ def _radiometry(job: Job) -> list[dict[str, Any]]:
     """Per source its band count and dtype (the most common), and the [lo, hi] that map to 0..1."""
     run, configs = job.run, job.settings.scan.sources
     known = run.json("radiometry.json") if (run.path / "radiometry.json").exists() else [None] * len(configs)
-    provisional = bool(run.marker("scan").failed)
+    provisional = bool(run.begun("scan").failed)
     declared = []
     for i, (config, source) in enumerate(zip(configs, open_sources(configs), strict=True)):
         bands, dtype = _bands_and_dtype(run, i, config)
@@ -185,7 +185,8 @@ def _bands_and_dtype(run: Run, source: int, config: SourceConfig) -> tuple[int, 
     if not counts:
         reason = first_error or "it is empty"
         raise TooManyUnreadable(f"none of the {images} images of {config.path} can be read: {reason}")
-    bands, dtypes = Counter(), Counter()
+    bands: Counter[int] = Counter()
+    dtypes: Counter[str] = Counter()
     for (band, dtype), n in counts.items():
         bands[band] += n
         dtypes[dtype] += n

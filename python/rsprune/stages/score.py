@@ -40,7 +40,7 @@ def score_images(job: Job) -> None:
     run = job.run
     run.require("scan")
     with job.stage(
-        "score", asdict(job.settings.score), run.marker("scan").fingerprint, inputs=_radiometry(run)
+        "score", asdict(job.settings.score), run.begun("scan").fingerprint, inputs=_radiometry(run)
     ) as todo:
         if todo:
             parts = [ScorePart(run.path, name) for name in job.missing("score")]

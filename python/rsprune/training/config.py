@@ -125,6 +125,9 @@ class SampleConfig:
         1.0, ge=0, description="How strongly the condition counts; 1 is as trained, 2 is stronger."
     )
     seed: int = Field(0, ge=0, lt=2**63, description="Image i is the same for every --n and --batch-size.")
+    mean_of: int = Field(
+        1, ge=1, description="With --given: images whose mean is written; with --steps 1, the expected image."
+    )
     batch_size: int = Field(64, ge=1, description="Images drawn at once.")
     format: Literal["png", "tif", "npy"] = Field(
         "png", description="A PNG or TIFF per image, or one array of all."

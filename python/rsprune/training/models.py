@@ -23,6 +23,8 @@ UNET = {
     "attention_head_dim": 16,
 }
 DIT = {"num_layers": 6, "num_attention_heads": 4, "attention_head_dim": 48, "patch_size": 4}
+# What the data and the task decide, so that the config.json of any trained network can be given as --model-config.
+DECIDED = ("sample_size", "in_channels", "out_channels", "num_class_embeds", "num_embeds_ada_norm")
 
 
 def build(
@@ -101,4 +103,4 @@ def _overrides(path: str | None) -> dict[str, Any]:
         ) from None
     if not isinstance(values, dict):
         raise ConfigError(f'--model-config {path} must hold an object, such as {{"layers_per_block": 2}}')
-    return values
+    return {name: value for name, value in values.items() if name[:1] != "_" and name not in DECIDED}

@@ -13,15 +13,22 @@ from diffusers.utils.torch_utils import randn_tensor
 class TilePipeline(DiffusionPipeline):
     """A `unet` or a `transformer`, conditioned on `labels` if there are any.
 
-    It works on pixels folded by `pixel_unshuffle`, or on the latents of `vae`.
+    It works on pixels folded by `pixel_unshuffle`, or on the latents of `vae`. With `residual` it draws what the image
+    that it is given lacks, in that unit.
     """
 
     _optional_components = ["unet", "transformer", "vae"]  # noqa: RUF012
 
-    def __init__(self, scheduler, unet=None, transformer=None, vae=None, labels=(), pixel_unshuffle=1):
+    def __init__(
+        self, scheduler, unet=None, transformer=None, vae=None, labels=(), pixel_unshuffle=1, residual=0.0
+    ):
         super().__init__()
         self.register_modules(scheduler=scheduler, unet=unet, transformer=transformer, vae=vae)
-        self.register_to_config(labels=list(labels), pixel_unshuffle=pixel_unshuffle)
+        self.register_to_config(labels=list(labels), pixel_unshuffle=pixel_unshuffle, residual=residual)
+        if (
+            residual and "clip_sample" in scheduler.config
+        ):  # to the range of images, which that of residuals is not
+            scheduler.register_to_config(clip_sample=False)
 
     @property
     def network(self) -> torch.nn.Module:
@@ -97,8 +104,8 @@ class TilePipeline(DiffusionPipeline):
         for t in self.progress_bar(self.scheduler.timesteps):
             if guided:
                 both = predict(torch.cat([image, image]), t, torch.cat([label, without]))
-                given, free = both.chunk(2)
-                output = free + guidance_scale * (given - free)
+                asked, free = both.chunk(2)
+                output = free + guidance_scale * (asked - free)
             else:
                 output = predict(image, t, label)
             image = self.scheduler.step(output, t, image, generator=generator).prev_sample
@@ -106,6 +113,9 @@ class TilePipeline(DiffusionPipeline):
             image = image / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
             image = self.vae.decode(image).sample
         image = torch.nn.functional.pixel_shuffle(image, self.config.pixel_unshuffle)
+        if self.config.residual:
+            base = given.to(image.device, image.dtype)[:, : image.shape[1]]
+            image = base + self.config.residual * image
         image = (image / 2 + 0.5).clamp(0, 1)
         if output_type != "pt":
             image = image.cpu().permute(0, 2, 3, 1).float().numpy()

@@ -30,6 +30,7 @@ def write_model(
     labels: Sequence[str],
     *,
     vae: AutoencoderKL | None = None,
+    residual: float = 0.0,
 ) -> None:
     """Writes what ``DiffusionPipeline.from_pretrained(output)`` reads."""
     name = FOLDERS[settings.model]
@@ -52,7 +53,7 @@ def write_model(
         other = next(f for f in FOLDERS.values() if f != name)
         index |= {"_class_name": ["pipeline", "TilePipeline"], other: [None, None]}
         index["vae"] = [None, None] if vae is None else ["diffusers", "AutoencoderKL"]
-        index |= {"labels": list(labels), "pixel_unshuffle": settings.pixel_unshuffle}
+        index |= {"labels": list(labels), "pixel_unshuffle": settings.pixel_unshuffle, "residual": residual}
         shutil.copyfile(pipeline.__file__, output / "pipeline.py")
     write_json(output / "model_index.json", index)
 
@@ -175,4 +176,5 @@ def read_index(folder: Path) -> dict[str, Any]:
         index = json.loads((folder / "model_index.json").read_text("utf-8"))
     except (OSError, ValueError):
         index = {}
-    return {"labels": index.get("labels", []), "pixel_unshuffle": index.get("pixel_unshuffle", 1)}
+    defaults = {"labels": [], "pixel_unshuffle": 1, "residual": 0.0}
+    return {name: index.get(name, default) for name, default in defaults.items()}

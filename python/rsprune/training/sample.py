@@ -14,6 +14,7 @@ from rsprune.errors import ConfigError
 from rsprune.files import write_array
 from rsprune.training import models, publish
 from rsprune.training.config import SampleConfig
+from rsprune.training.foundation import given_channels
 from rsprune.training.pictures import Writer
 from rsprune.training.pipeline import TilePipeline
 
@@ -41,12 +42,14 @@ def make_pipeline(
     labels: list[str],
     pixel_unshuffle: int,
     vae: AutoencoderKL | None = None,
+    residual: float = 0.0,
 ) -> TilePipeline:
     """A pipeline for a network; a DDPM one takes DDIM steps, which are good in 25 instead of 1000."""
     if isinstance(scheduler, DDPMScheduler):
         scheduler = DDIMScheduler.from_config(scheduler.config, timestep_spacing="trailing")
     parts = {name: model, "vae": vae}
-    pipe = TilePipeline(scheduler, **parts, labels=labels, pixel_unshuffle=pixel_unshuffle)
+    own = {"labels": labels, "pixel_unshuffle": pixel_unshuffle, "residual": residual}
+    pipe = TilePipeline(scheduler, **parts, **own)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -55,8 +58,12 @@ def draw(pipe: TilePipeline, settings: SampleConfig) -> Iterator[np.ndarray]:
     """Batches [B, H, W, C] of images 0 to n, uint8 or with 16 bits uint16 of the whole range.
 
     Raises:
-        ConfigError: The model knows no such scene.
+        ConfigError: The model knows no such scene, or has to be given an image.
     """
+    if given_channels(pipe.network):
+        raise ConfigError("this model is fine-tuned: give the images that it draws from with --given FOLDER")
+    if settings.mean_of != 1:
+        raise ConfigError("--mean-of is for images that are drawn from others: leave it out, or give --given")
     labels = list(pipe.config.labels)
     if settings.scene is not None and settings.scene not in labels:
         known = f"it knows {', '.join(labels)}" if labels else "it was trained with --condition none"

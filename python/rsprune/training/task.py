@@ -21,6 +21,9 @@ class Task(Protocol):
     """`train` asks these, in this order."""
 
     given_bands: int  # of what the network is given: concatenated to its input, folded like the image
+    residual: (
+        float  # unit in which it draws what the first given bands lack; 0 where it draws the image itself
+    )
 
     def identity(self) -> dict[str, Any]:
         """What of the task decides the weights; joins the settings that a folder belongs to."""
@@ -49,6 +52,7 @@ class Generation:
     """Drawing images like those of the pool, of a condition if there is one."""
 
     given_bands = 0
+    residual = 0.0
 
     def identity(self) -> dict[str, Any]:
         return {}

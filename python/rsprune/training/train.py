@@ -175,7 +175,8 @@ def train(
 
         def publish_model() -> None:
             averaged = ema.model if ema else model
-            publish.write_model(output, averaged, objective.scheduler, settings, pool.names, vae=vae)
+            scheduler, names = objective.scheduler, pool.names
+            publish.write_model(output, averaged, scheduler, settings, names, vae=vae, residual=task.residual)
             publish.write_card(output, model, settings, pool, state)
             write_json(output / STATE, state)
 
@@ -189,6 +190,7 @@ def train(
                 labels=list(pool.names),
                 pixel_unshuffle=settings.pixel_unshuffle,
                 vae=vae,
+                residual=task.residual,
             )
             metrics = task.validate(pipe, output, step, settings)
             if log and metrics:
@@ -230,8 +232,10 @@ def train(
             loss = torch.zeros((), device=place)
             for forward in range(forwards):
                 batch = next(feed)
-                inputs, time, target = objective.task(batch.image, batch.noise, batch.time, batch.normal_time)
-                given = task.given(batch)
+                given, image = task.given(batch), batch.image
+                if task.residual:
+                    image = (image - given[:, : image.shape[1]]) / task.residual
+                inputs, time, target = objective.task(image, batch.noise, batch.time, batch.normal_time)
                 inputs = inputs if given is None else torch.cat([inputs, given], dim=1)
                 if main and meter.flops is None:
                     meter.flops = speed.step_flops(model, inputs, time, batch.label) / micro

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -71,7 +72,8 @@ class Perceptual:
             layer.load_state_dict(state)
         self.dim = convolutions[-1].out_channels
         self.network = self.network.eval().requires_grad_(False).to(self.device)
-        self.network = self.network.to(memory_format=torch.channels_last)
+        in_memory: Any = {"memory_format": torch.channels_last}  # which the types of `to` do not know
+        self.network = self.network.to(**in_memory)
         self._mean, self._std = (torch.tensor(v, device=self.device)[:, None, None] for v in (MEAN, STD))
 
     def check_bands(self, bands: Mapping[str, int]) -> None:

@@ -10,9 +10,9 @@ from markupsafe import Markup
 
 from rsprune.columns import Columns
 from rsprune.filters import CODES, GUARDS
-from rsprune.report_examples import along
-from rsprune.report_search import entropy_threshold
-from rsprune.report_words import chosen_from
+from rsprune.report.examples import along
+from rsprune.report.search import entropy_threshold
+from rsprune.report.words import chosen_from
 
 SOURCES_SHOWN = 12
 LABELS = {
@@ -43,7 +43,7 @@ def score_sections(columns: Columns) -> list[dict[str, Any]]:
 def _section(
     columns: Columns, name: str, reason: str, threshold: float | None, above: bool
 ) -> dict[str, Any] | None:
-    from rsprune import charts  # brings matplotlib, which no other stage should wait for
+    from rsprune.report import charts  # brings matplotlib, which no other stage should wait for
 
     values = columns.read("score", name)
     known = np.isfinite(values)

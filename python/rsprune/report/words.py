@@ -7,7 +7,7 @@ from pathlib import Path
 
 from rsprune.columns import Columns
 from rsprune.errors import RspruneError
-from rsprune.report_budget import ranks_all
+from rsprune.report.budget import ranks_all
 from rsprune.run import STAGES, Run
 from rsprune.strategies import load_strategy
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from rsprune.columns import Columns
-from rsprune.report_examples import draw
+from rsprune.report.examples import draw
 
 POINTS = 2000  # images in the map of the embeddings
 UMAP_FROM = 50  # images; fewer have no neighbourhoods to speak of

@@ -6,7 +6,7 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -28,7 +28,7 @@ INK, SOFT, BAR, ACCENT, RULE = "#010203", "#010204", "#010205", "#010206", "#010
 _COLOURS = {
     INK: "var(--ink)", SOFT: "var(--soft)", BAR: "var(--bar)", ACCENT: "var(--accent)", RULE: "var(--rule)",
 }  # fmt: skip
-_STYLE = {
+_STYLE: Any = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 11,
     "text.color": INK, "axes.labelcolor": SOFT, "axes.edgecolor": RULE, "xtick.color": SOFT,
     "ytick.color": SOFT, "xtick.labelcolor": SOFT, "ytick.labelcolor": INK, "axes.spines.top": False,
@@ -61,7 +61,7 @@ def histogram(
         lo, hi = min(lo, threshold), max(hi, threshold)
     if hi - lo < 1e-3:
         lo, hi = lo - 0.5, hi + 0.5
-    edges = np.linspace(lo, hi, BINS + 1)
+    edges: np.ndarray = np.linspace(lo, hi, BINS + 1)
     if threshold is not None:  # between two bars
         width = (hi - lo) / BINS
         below, above = math.ceil((threshold - lo) / width), math.floor((hi - threshold) / width) + 1
@@ -103,7 +103,7 @@ def scene_shares(scenes: Sequence[tuple[str, float, float]], *, alt: str) -> str
         for y, (_, before, after) in enumerate(scenes):
             axis.plot([before, after], [y, y], color=RULE, linewidth=3, solid_capstyle="round", zorder=1)
         at = range(len(scenes))
-        dot = {"s": 34, "zorder": 2, "linewidths": 1.6, "clip_on": False}
+        dot: dict[str, Any] = {"s": 34, "zorder": 2, "linewidths": 1.6, "clip_on": False}
         axis.scatter([b for _, b, _ in scenes], at, facecolors="none", edgecolors=SOFT, **dot)
         axis.scatter([a for _, _, a in scenes], at, color=ACCENT, edgecolors=ACCENT, **{**dot, "zorder": 3})
         axis.set_yticks(list(at), [_short(name) for name, _, _ in scenes])
@@ -124,8 +124,8 @@ def scatter(points: np.ndarray, kept: np.ndarray, *, alt: str) -> str:
     def draw(figure: Figure) -> None:
         axis = figure.add_axes((0, 0, 1, 1))
         axis.axis("off")
-        axis.scatter(*points[~kept].T, s=5, color=BAR, linewidths=0)
-        axis.scatter(*points[kept].T, s=9, color=ACCENT, linewidths=0)
+        axis.scatter(points[~kept, 0], points[~kept, 1], s=5, color=BAR, linewidths=0)
+        axis.scatter(points[kept, 0], points[kept, 1], s=9, color=ACCENT, linewidths=0)
 
     return _svg(draw, height=260, alt=alt)
 
@@ -158,7 +158,7 @@ def density(grid: Mapping[str, Any], land: Sequence[np.ndarray], *, alt: str) ->
     """Images per cell of an area, and kept ones beside them.
 
     Args:
-        grid: an area as from `report_maps.density`.
+        grid: an area as from `maps.density`.
         land: rings of longitude and latitude [n, 2], degrees.
         alt: what the maps show, in words.
     """
@@ -185,7 +185,7 @@ def _short(name: str) -> str:
     return name if len(name) <= MAX_LABEL else name[: MAX_LABEL - 1] + "…"
 
 
-def _svg(draw, *, height: float, alt: str) -> str:
+def _svg(draw: Callable[[Figure], None], *, height: float, alt: str) -> str:
     text = io.StringIO()
     with matplotlib.rc_context({**_STYLE, "svg.hashsalt": alt}), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # names in scripts that the measuring font does not have
@@ -199,8 +199,9 @@ def _inline(svg: str, alt: str) -> str:
     """What HTML needs of an SVG file: no prologue, metadata, namespaces, fixed size or unused ids."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<!--.*?-->", "", svg, flags=re.S)
-    size = re.search(r'viewBox="[^"]+"', svg)[0]
-    svg = f'<svg {size} role="img" aria-label="{escape(alt)}">' + svg[svg.index(">") + 1 :]
+    size = re.search(r'viewBox="[^"]+"', svg)
+    assert size is not None
+    svg = f'<svg {size[0]} role="img" aria-label="{escape(alt)}">' + svg[svg.index(">") + 1 :]
     svg = svg.replace("xlink:href", "href")
     used = set(re.findall(r'(?:url\(#|href="#)([^")]+)', svg))
     svg = re.sub(r' id="([^"]*)"', lambda m: m[0] if m[1] in used else "", svg)

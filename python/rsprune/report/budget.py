@@ -41,7 +41,7 @@ def what_if(columns: Columns, seed: int) -> dict[str, Any] | None:
     for i, n in enumerate(budgets):
         counts[i] = np.bincount(known[:n][known[:n] >= 0], minlength=len(names))
     before = np.bincount(scene[scene >= 0], minlength=len(names))
-    order = np.lexsort((names, -before)) if names else np.empty(0, int)
+    order = np.lexsort((np.array(names), -before)) if names else np.empty(0, int)
     cosine = select.near_duplicate if select.near_duplicate <= 1 else DEFAULT_COSINE
     place, similarity = nearest_better(columns, by_rank[: budgets[-1]], seed)
     repeated = [

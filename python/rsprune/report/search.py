@@ -12,7 +12,7 @@ import numpy as np
 from rsprune.columns import Columns
 from rsprune.explain import DECIDED_BY_ENTROPY
 from rsprune.filters import REASONS
-from rsprune.report_examples import draw
+from rsprune.report.examples import draw
 from rsprune.rows import unit_rows
 
 SEARCHED = 100_000  # images; more would make the page too large
@@ -117,14 +117,14 @@ def _in_cluster(columns: Columns) -> np.ndarray:
 
 def _similarities(columns: Columns, rows: np.ndarray, stays: list[str | None]) -> dict[int, float]:
     """Cosine to the image that stays, by place in the sample, of the duplicates in it."""
-    at = [i for i, name in enumerate(stays) if name is not None]
-    row_of = columns.rows_of([stays[i] for i in at])
-    at = [i for i in at if stays[i] in row_of]
+    named = {i: name for i, name in enumerate(stays) if name is not None}
+    row_of = columns.rows_of(list(named.values()))
+    at = [i for i, name in named.items() if name in row_of]
     found: dict[int, float] = {}
     for start in range(0, len(at), _BLOCK):
         block = at[start : start + _BLOCK]
         copies = unit_rows(columns.embeddings(rows[block]))
-        originals = unit_rows(columns.embeddings([row_of[stays[i]] for i in block]))
+        originals = unit_rows(columns.embeddings([row_of[named[i]] for i in block]))
         cosines = np.einsum("ij,ij->i", copies, originals)
         found |= zip(block, map(float, cosines.astype(str)), strict=True)
     return found

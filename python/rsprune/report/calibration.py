@@ -32,13 +32,13 @@ def calibration_section(run: Run) -> dict[str, Any] | None:
     records = dict(references)
     if not isinstance(together, dict) or not _repeats(together, references):
         records[joint] = together
-    records = [{"title": k, **_record(v)} for k, v in records.items() if isinstance(v, dict) and v]
+    entries = [{"title": k, **_record(v)} for k, v in records.items() if isinstance(v, dict) and v]
     candidates = _candidates(calibration.get("candidates"), joint)
-    if not records and not candidates:
+    if not entries and not candidates:
         return None
     return {
         "explanation": str(calibration.get("explanation") or ""),
-        "records": records,
+        "records": entries,
         "candidates": candidates,
     }
 

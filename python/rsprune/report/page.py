@@ -16,16 +16,16 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from rsprune import report_examples, report_words
 from rsprune.columns import Columns
 from rsprune.filters import REASONS
-from rsprune.report_budget import what_if
-from rsprune.report_calibration import calibration_section
-from rsprune.report_maps import density, land, projection
-from rsprune.report_scores import score_sections
-from rsprune.report_search import SEARCHED, entropy_threshold, facts, packed, packed_text
+from rsprune.report import examples, words
+from rsprune.report.budget import what_if
+from rsprune.report.calibration import calibration_section
+from rsprune.report.maps import density, land, projection
+from rsprune.report.scores import score_sections
+from rsprune.report.search import SEARCHED, entropy_threshold, facts, packed, packed_text
+from rsprune.report.sheets import Thumbnails, atlas, contact_sheet
 from rsprune.run import Run, write_atomic
-from rsprune.sheets import Thumbnails, atlas, contact_sheet
 
 COLUMNS_OF_SHEET = 10
 SCENES_SHOWN, SCENES_IN_CHART, SCENES_IN_WHAT_IF, ERRORS_SHOWN = 100, 24, 16, 50
@@ -71,9 +71,9 @@ def _facts(run: Run, progress: Progress) -> dict[str, Any]:
     total, readable = len(columns), int(columns.readable.sum())
     scenes = _scenes(columns)
     scores = score_sections(columns)
-    samples = report_examples.samples(columns, seed)
-    n_groups, groups = report_examples.duplicate_groups(columns)
-    clusters = report_examples.clusters(columns, seed)
+    samples = examples.samples(columns, seed)
+    n_groups, groups = examples.duplicate_groups(columns)
+    clusters = examples.clusters(columns, seed)
     projected = projection(columns, seed)
     points = projected["rows"].tolist() if projected else []
     shown = dict.fromkeys(chain(
@@ -104,11 +104,9 @@ def _facts(run: Run, progress: Progress) -> dict[str, Any]:
         "n_scenes": (len(scenes), sum(after > 0 for _, _, after in scenes)),
         "n_embedded": int((columns.cluster >= 0).sum()),
         "n_clusters": int((columns.clusters[0] > 0).sum()),
-        "notes": report_words.notes(columns, reasons, thumbnails.n_missing),
+        "notes": words.notes(columns, reasons, thumbnails.n_missing),
         "reasons": [
-            (r, reasons[r], reasons[r] / max(total, 1), report_words.MEANING[r])
-            for r in REASONS
-            if reasons[r]
+            (r, reasons[r], reasons[r] / max(total, 1), words.MEANING[r]) for r in REASONS if reasons[r]
         ],
         "scores": [
             {**s, "sheet": sheet([row for _, _, row in s["examples"]], 5) if s["examples"] else None}
@@ -120,18 +118,18 @@ def _facts(run: Run, progress: Progress) -> dict[str, Any]:
             (reason, reasons[reason], sheet(rows, COLUMNS_OF_SHEET, outline=False))
             for reason, rows in samples.items()
         ],
-        "errors": report_examples.unreadable(columns, ERRORS_SHOWN),
-        "groups": [(names[first], n, sheet(rows, report_examples.PER_GROUP)) for first, n, rows in groups],
+        "errors": examples.unreadable(columns, ERRORS_SHOWN),
+        "groups": [(names[first], n, sheet(rows, examples.PER_GROUP)) for first, n, rows in groups],
         "n_groups": n_groups,
-        "clusters": [{**c, "sheet": sheet(c["rows"], report_examples.PER_CLUSTER)} for c in clusters],
-        "orders": report_examples.ORDERS,
+        "clusters": [{**c, "sheet": sheet(c["rows"], examples.PER_CLUSTER)} for c in clusters],
+        "orders": examples.ORDERS,
         "projection": projected and _projection_chart(columns, projected),
         "tiles": tiles,
         "geography": geography and _geography_section(geography),
         "benchmark": calibration_section(run),
-        "settings": report_words.settings(columns, entropy_threshold(columns)),
-        "sources": report_words.sources(run),
-        "seconds": report_words.seconds(run),
+        "settings": words.settings(columns, entropy_threshold(columns)),
+        "sources": words.sources(run),
+        "seconds": words.seconds(run),
         "searched": min(total, SEARCHED),
         "data": data,
         "search": packed(facts(columns, [*shown, *points])),
@@ -170,11 +168,11 @@ def _scenes(columns: Columns) -> list[tuple[str, int, int]]:
 
 
 def _scene_section(scenes: Sequence[tuple[str, int, int]]) -> dict[str, Any] | None:
-    from rsprune import charts  # brings matplotlib, which no other stage should wait for
+    from rsprune.report import charts  # brings matplotlib, which no other stage should wait for
 
     if not scenes:
         return None
-    n_before, n_after = (max(1, sum(s[i] for s in scenes)) for i in (1, 2))
+    n_before, n_after = max(1, sum(s[1] for s in scenes)), max(1, sum(s[2] for s in scenes))
     table = [(name, b, b / n_before, a, a / n_after) for name, b, a in scenes]
     largest = max(max(row[2], row[4]) for row in table)
     shares = [(name, before, after) for name, _, before, _, after in table[:SCENES_IN_CHART]]
@@ -184,7 +182,7 @@ def _scene_section(scenes: Sequence[tuple[str, int, int]]) -> dict[str, Any] | N
         "chart": Markup(charts.scene_shares(shares, alt=alt)),
         "in_chart": len(shares),
         "table": table[:SCENES_SHOWN],
-        "rest": (len(rest), *(sum(row[i] for row in rest) for i in (1, 2, 3, 4))) if rest else None,
+        "rest": (len(rest), *(sum(part) for part in zip(*(row[1:] for row in rest), strict=True))) if rest else None,
         "largest": largest,
     }
 
@@ -215,7 +213,7 @@ def _points(
 
 
 def _projection_chart(columns: Columns, projected: dict[str, Any]) -> dict[str, Any]:
-    from rsprune import charts
+    from rsprune.report import charts
 
     method, xy = next(iter(projected["methods"].items()))
     alt = f"The embeddings of {len(xy):,} images in two dimensions by {method}; kept ones in colour."
@@ -244,7 +242,7 @@ def _geography(found: dict[str, Any]) -> dict[str, Any]:
 
 
 def _geography_section(found: dict[str, Any]) -> dict[str, Any]:
-    from rsprune import charts
+    from rsprune.report import charts
 
     areas = [(_where(*a["bounds"]), int(a["images"].sum()), int(a["kept"].sum())) for a in found["areas"]]
     alt = f"A map of the earth with {len(areas)} areas that have images."

@@ -1,0 +1,129 @@
+"""The model that a fine-tuning starts from: its settings, its weights, and how they fit a wider network."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rsprune.encoders.packaged import sha256
+from rsprune.errors import ConfigError
+from rsprune.training import models, publish
+from rsprune.training.config import TrainConfig
+from rsprune.training.folder import STATE
+
+# Not as in the foundation's training: conditions are dropped, and a seed is of one training.
+OWN = ("condition", "condition_dropout", "seed")
+INPUTS = ("conv_in.weight", "pos_embed.proj.weight")  # first convolution of a UNet, of a transformer
+
+
+@dataclass(frozen=True)
+class Foundation:
+    """A trained model without anything given.
+
+    Attributes:
+        folder: Where it lies.
+        state: Its ``trainer_state.json``.
+        network: With its published weights, which are averaged ones where it was trained with them.
+        labels: Number of its conditions.
+        unshuffle: Side of the blocks of pixels that it folds.
+        sha256: Of its weights.
+    """
+
+    folder: Path
+    state: dict[str, Any]
+    network: torch.nn.Module
+    labels: int
+    unshuffle: int
+    sha256: str
+
+    @classmethod
+    def open(cls, folder: Path) -> Foundation:
+        """The model in `folder`. Raises `ConfigError` where there is none to start from."""
+        network = models.load(folder)
+        if (folder / "vae").is_dir():
+            raise ConfigError(
+                f"{folder} works on latents, which cannot be fine-tuned yet: give a model trained on pixels"
+            )
+        if network.config.in_channels != network.config.out_channels:
+            raise ConfigError(f"{folder} is fine-tuned itself: give the model that it was made from")
+        try:
+            state = json.loads((folder / STATE).read_text("utf-8"))
+            _ = state["settings"], state["resolution"], state["bits"]
+        except (OSError, ValueError, KeyError, TypeError):
+            raise ConfigError(
+                f"{folder} has no readable {STATE}, so nobody knows how it was trained: "
+                "give a model made with 'rsprune train'"
+            ) from None
+        index = publish.read_index(folder)
+        weights = next((folder / models.FOLDERS[kind(network)]).glob("*.safetensors"))
+        return cls(folder, state, network, len(index["labels"]), index["pixel_unshuffle"], sha256(weights))
+
+    @property
+    def bands(self) -> int:
+        """Of its images."""
+        return self.network.config.out_channels // self.unshuffle**2
+
+    def training(self) -> dict[str, Any]:
+        """Settings of its training, for one with the same network."""
+        known = {f.name for f in fields(TrainConfig)} - set(OWN)
+        values = {k: v for k, v in self.state["settings"].items() if k in known and v is not None}
+        return {
+            **values,
+            "model": kind(self.network),
+            "model_config": str(self.folder.absolute() / models.FOLDERS[kind(self.network)] / "config.json"),
+            "resolution": self.state["resolution"],
+            "bits": self.state["bits"],
+        }
+
+
+def kind(network: torch.nn.Module) -> str:
+    """ "unet" or "dit"."""
+    return next(name for name, of in models.CLASSES.items() if isinstance(network, of))
+
+
+@torch.no_grad()
+def widen(model: torch.nn.Module, foundation: torch.nn.Module, *, labels: int) -> None:
+    """Copies weights into a network that is given more channels, whose weights become zero.
+
+    So what is given has no effect at first. Of a foundation with `labels` conditions the new network, which has none,
+    is what the foundation is without any of them.
+
+    Raises:
+        ConfigError: The networks differ in more than their input.
+    """
+    old, new = dict(foundation.state_dict()), model.state_dict()
+    for name in [n for n in old if n.endswith("embedding_table.weight")]:  # of a transformer
+        nothing = old[name][labels if labels else 0]
+        old[name] = nothing.expand_as(new[name])
+    if (names := old.pop("class_embedding.weight", None)) is not None:  # of a UNet, added to that of the time
+        bias = "time_embedding.linear_2.bias"
+        old[bias] = old[bias] + names[labels]
+    for name, value in new.items():
+        source = old.pop(name, None)
+        if source is not None and name in INPUTS:
+            value[:, : source.shape[1]] = source
+            value[:, source.shape[1] :] = 0
+        elif source is not None and source.shape == value.shape:
+            value.copy_(source)
+        else:
+            old[name] = value
+    if old:
+        raise ConfigError(f"the foundation is another network: {next(iter(old))} differs")
+
+
+def given_channels(network: Any) -> int:
+    """Channels of a trained network that are not noise but what it is given."""
+    return network.config.in_channels - network.config.out_channels
+
+
+def task_of(folder: Path) -> Mapping[str, Any] | None:
+    """What a model in `folder` was fine-tuned for; None for one that needs nothing but noise."""
+    try:
+        return json.loads((folder / STATE).read_text("utf-8"))["settings"].get("task")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
