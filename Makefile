@@ -2,6 +2,7 @@
 # make demo    prune real imagery, and look at the page it prints the path of
 # make train-demo   train on the demo's kept images for five minutes, and draw what the model has learnt
 # make test    the whole test suite
+# make docs    the documentation site, into build/docs
 # make bench   everything measured beside its limit and its rivals, into docs/benchmarks.md
 # make package     the source archive and the wheel, installed into a clean environment and used there
 # make test-asan   the kernel tests on an AddressSanitizer and UBSan build
@@ -42,6 +43,8 @@ test: setup
 lint: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/stubtest rsprune._C
 	find csrc -name '*.cpp' -o -name '*.h' -o -name '*.cu' -o -name '*.cuh' | xargs $(BIN)/clang-format --dry-run -Werror
 
 test-asan: setup
@@ -60,7 +63,7 @@ package: setup
 	PYTHON=$(BIN)/python .ci/package
 
 docs: setup
-	$(BIN)/mkdocs build --strict -q
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict -q
 
 clean:
 	rm -rf $(VENV) build dist demo demo-model .pytest_cache .ruff_cache .hypothesis

@@ -219,6 +219,21 @@ def test_points_with_many_candidates(isa):
     assert rechecked(x, centers) > 100
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_many_points_in_crowds_of_centers(isa, dtype):
+    """So many that points are screened about the middle of their own crowd, where coarse scores prove most."""
+    rng = np.random.default_rng(12)
+    crowd = 10 * rng.standard_normal((4, 1, 48)) + 0.1 * rng.standard_normal((4, 48, 48))
+    centers = crowd.reshape(-1, 48).astype(np.float32)
+    x = centers[rng.integers(0, 192, 8000)] + 0.05 * rng.standard_normal((8000, 48)).astype(np.float32)
+    x[::100] = ((crowd[:, :20] + crowd[:, 20:40]) / 2).reshape(-1, 48)
+    x[1::100] *= 3
+    x[2], x[4000] = np.nan, np.inf
+    x = torch.from_numpy(x).to(dtype)
+    assert_equals_reference(x, centers, "cpu")
+    assert rechecked(x, centers) < 200
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_exact_on_integer_grids(device, isa, data):

@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+from importlib.metadata import PackageNotFoundError, metadata
 from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
@@ -58,6 +59,11 @@ def sections(page: str) -> list[str]:
     return list(dict.fromkeys(b.section for b in blocks(page) if b.language in RUN and not b.file))
 
 
+def about_a_run() -> list[tuple[str, str]]:
+    """Pages and their sections that read the run folders of `results`."""
+    return [(page, section) for page in ("results.md", "ecosystem.md") for section in sections(page)]
+
+
 def needs(block: Block) -> set[str]:
     """Packages that the block imports."""
     if block.language == "sql":
@@ -99,7 +105,7 @@ def execute(wanted: list[Block], command) -> None:
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory) -> Path:
-    """A folder with the run folders ``run`` and ``scenes-run`` that the page on results is about."""
+    """A folder with the run folders ``run`` and ``scenes-run`` that the pages on results are about."""
     import rasterio
     from rasterio.transform import from_origin
 
@@ -128,11 +134,12 @@ def results(tmp_path_factory) -> Path:
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")  # webdataset leaves its shard open
-@pytest.mark.parametrize("section", sections("results.md"))
-def test_results(section, results, monkeypatch, rsprune):
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")  # DataLoader forks
+@pytest.mark.parametrize(("page", "section"), about_a_run())
+def test_results(page, section, results, monkeypatch, rsprune):
     monkeypatch.chdir(results)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    execute([b for b in blocks("results.md") if b.section == section and b.language in RUN], rsprune)
+    execute([b for b in blocks(page) if b.section == section and b.language in RUN], rsprune)
     if section == "DuckDB":
         source = open_source(SourceConfig("mine.txt"))
         wanted = [d for d in Run.open("run").decisions.to_pylist() if d["kept"] and d["scene"] != "sea"]
@@ -245,3 +252,15 @@ def test_the_licence_of_every_dependency_is_listed():
     names = {re.match(r"[\w.-]+", requirement)[0] for requirement in wanted} - {"rsprune"}
     listed = set(re.findall(r"`([\w.-]+)`", (DOCS / "contributing.md").read_text("utf-8")))
     assert not names - listed, "add them, with their licences, to docs/contributing.md"
+
+
+def test_licences_are_those_that_the_packages_state():
+    """Of packages that are installed and name one licence by its SPDX identifier."""
+    text = (DOCS / "contributing.md").read_text("utf-8")
+    for name, listed in re.findall(r"`([\w.-]+)` ([\w.-]+)", text.partition("What it installs")[2]):
+        try:
+            stated = metadata(name).get("License-Expression")
+        except PackageNotFoundError:
+            continue
+        if stated and " " not in stated:
+            assert listed == stated, name

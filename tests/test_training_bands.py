@@ -151,7 +151,9 @@ def test_samples_of_sixteen_bits_are_those_of_eight():
     pipe = SimpleNamespace(config=SimpleNamespace(labels=[]))
     values = np.linspace(0, 1, 300).reshape(1, 10, 10, 3)
     draws = lambda **_: SimpleNamespace(images=values)  # noqa: E731
-    pipe = type("Pipe", (), {"config": pipe.config, "__call__": lambda self, **k: draws(**k)})()
+    network = SimpleNamespace(config=SimpleNamespace(in_channels=3, out_channels=3))
+    own = {"config": pipe.config, "network": network, "__call__": lambda self, **k: draws(**k)}
+    pipe = type("Pipe", (), own)()
     (wide,) = draw(pipe, SampleConfig(n=1, bits=16))
     (narrow,) = draw(pipe, SampleConfig(n=1))
     np.testing.assert_array_equal(wide, np.round(values * 65535).astype(np.uint16))

@@ -127,7 +127,10 @@ void patch_entropy_cpu(const void* image, Pixel type, const uint8_t* valid, cons
   for (int t = 0; t < threads; ++t) scratch.push_back(op.make_scratch());
   entropy_table();
 
-#pragma omp parallel for schedule(dynamic) num_threads(threads)
+  // A strip of small patches takes a microsecond: several at a time, or threads wait for each other's turn
+  // and write to the same cache lines. As few as leave all threads busy to the end.
+  const auto turn = static_cast<int>(std::clamp<int64_t>(strips / (16 * threads), 1, 16));
+#pragma omp parallel for schedule(dynamic, turn) num_threads(threads)
   for (int64_t i = 0; i < strips; ++i) op.row_of_patches(i / rows, i % rows, scratch[omp_get_thread_num()]);
 }
 

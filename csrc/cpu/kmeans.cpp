@@ -1,7 +1,7 @@
-// Points go through in blocks, first with the fastest scores there are. A point with one candidate is proven;
-// the distances to few candidates are compared in float32, then in float64, and exactly if need be. Points
-// with many candidates wait for a second screening with float32 scores, where the fast ones are coarser than
-// that.
+// Points go through in blocks, first with the fastest scores there are (kmeans_regions.h). A point with one
+// candidate is proven; the distances to few candidates are compared in float32, then in float64, and exactly
+// if need be. Points with many candidates wait for a second screening with float32 scores, where the fast
+// ones are coarser than that.
 #include "kmeans.h"
 
 #include <omp.h>
@@ -9,11 +9,10 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <numeric>
 #include <optional>
 #include <vector>
 
-#include "cpu/kmeans_screen.h"
+#include "cpu/kmeans_regions.h"
 #include "exact.h"
 
 namespace rsprune {
@@ -35,7 +34,7 @@ int compare_exactly(const float* x, const float* a, const float* b, int64_t dim)
 }
 
 // Candidates come in ascending order, so that an exact tie leaves the lower index.
-void consider(const Centers& centers, const AssignKernel& kernel, const float* x, int32_t k,
+void consider(const CenterRows& centers, const AssignKernel& kernel, const float* x, int32_t k,
               Nearest& nearest) {
   const double distance = kernel.squared_distance(x, centers.row(k), centers.dim);
   if (nearest.label >= 0) {
@@ -51,44 +50,49 @@ void consider(const Centers& centers, const AssignKernel& kernel, const float* x
 
 struct Assigner {
   const AssignKernel& kernel;
-  Screen precise;
-  std::optional<Screen> fast;  // where the kernel has coarser scores than float32
-  int few;                     // candidates that are cheaper to compare than to screen again
+  const CenterRows& centers;
   int32_t* label;
   float* distance;
+  Regions regions;
+  std::optional<Screen> precise;  // where the kernel's scores are coarser than float32
+  int few;                        // candidates that are cheaper to compare than to screen again
 
   struct Worker {  // what a thread owns
-    std::vector<int64_t> block;
+    ScreenScratch first, second;
     std::vector<int64_t> waiting;  // for the precise screening
-    ScreenScratch precise, fast;
     int skips = 0;
     int64_t rechecked = 0;
   };
 
-  Assigner(const void* x, Float type, const float* center, int32_t* label, float* distance, AssignShape s,
-           const AssignKernel& kernel, int threads)
+  Assigner(const void* x, Float type, const CenterRows& centers, int32_t* label, float* distance,
+           AssignShape s, const AssignKernel& kernel, int threads)
       : kernel(kernel),
-        precise(x, type, center, s, kernel.precise ? *kernel.precise : kernel, threads),
-        few(static_cast<int>(std::clamp<int64_t>(s.clusters / 4, 2, kCapacity))),
+        centers(centers),
         label(label),
-        distance(distance) {
-    if (kernel.precise) fast.emplace(x, type, center, s, kernel, threads);
+        distance(distance),
+        regions(x, type, centers, s, kernel, label, threads),
+        few(static_cast<int>(std::clamp<int64_t>(s.clusters / 4, 2, kCapacity))) {
+    if (kernel.precise)
+      precise.emplace(x, type, centers, common_origin(centers).data(), s, *kernel.precise, threads);
   }
-
-  int64_t block() const { return fast ? fast->block() : precise.block(); }
 
   Worker make_worker() const {
     Worker w;
-    w.block.resize(block());
-    w.waiting.reserve(block() + precise.block());
-    w.precise = precise.make_scratch();
-    if (fast) w.fast = fast->make_scratch();
+    w.first = regions.make_scratch();
+    if (precise) {
+      w.second = precise->make_scratch();
+      w.waiting.reserve(regions.block() + precise->block());
+    }
     return w;
   }
 
-  void decide(int64_t point, const Screened& screened, const int32_t* index, float* row) const {
-    const Centers& centers = precise.centers();
-    precise.load(point, row);
+  // The point is number `at` of those just screened.
+  void decide(int64_t point, const Screen& screen, ScreenScratch& s, int64_t at, Worker& w) const {
+    const Screened& screened = s.rows[at];
+    const int32_t* index = s.index.get() + at * kCapacity;
+    float* row = s.row.get();
+    screen.load(point, row);
+    w.rechecked += screened.found != 1;
     Nearest nearest;
     if (screened.found >= 0) {
       float rough[kCapacity], limit = kNever;
@@ -113,48 +117,40 @@ struct Assigner {
   }
 
   void run_precise(const int64_t* point, int64_t count, Worker& w) const {
-    ScreenScratch& s = w.precise;
-    precise.run(point, count, s);
-    for (int64_t i = 0; i < count; ++i) {
-      w.rechecked += s.rows[i].found != 1;
-      decide(point[i], s.rows[i], s.index.data() + i * kCapacity, s.row.get());
-    }
+    precise->run(point, count, w.second);
+    for (int64_t i = 0; i < count; ++i) decide(point[i], *precise, w.second, i, w);
   }
 
-  void run_fast(const int64_t* point, int64_t count, Worker& w) const {
-    ScreenScratch& s = w.fast;
-    fast->run(point, count, s);
+  void run_first(const Block& b, Worker& w) const {
+    b.screen->run(b.point, b.count, w.first);
     const size_t before = w.waiting.size();
-    for (int64_t i = 0; i < count; ++i) {
-      const int found = s.rows[i].found;
-      if (found < 0 || found > few) {
-        w.waiting.push_back(point[i]);
-      } else {
-        w.rechecked += found != 1;
-        decide(point[i], s.rows[i], s.index.data() + i * kCapacity, s.row.get());
-      }
+    for (int64_t i = 0; i < b.count; ++i) {
+      const int found = w.first.rows[i].found;
+      if (precise && (found < 0 || found > few))
+        w.waiting.push_back(b.point[i]);
+      else
+        decide(b.point[i], *b.screen, w.first, i, w);
     }
-    // A fast screening costs half a precise one.
-    if (static_cast<int64_t>(w.waiting.size() - before) > count / 2) w.skips = kSkips;
+    // A coarse screening costs half a precise one.
+    if (static_cast<int64_t>(w.waiting.size() - before) > b.count / 2) w.skips = kSkips;
   }
 
-  void run(int64_t first, int64_t count, Worker& w) const {
-    std::iota(w.block.begin(), w.block.begin() + count, first);
-    if (fast && w.skips == 0) {
-      run_fast(w.block.data(), count, w);
+  void run(const Block& b, Worker& w) const {
+    if (w.skips == 0) {
+      run_first(b, w);
     } else {
-      w.skips = std::max(w.skips - 1, 0);
-      w.waiting.insert(w.waiting.end(), w.block.begin(), w.block.begin() + count);
+      --w.skips;
+      w.waiting.insert(w.waiting.end(), b.point, b.point + b.count);
     }
-    while (static_cast<int64_t>(w.waiting.size()) >= precise.block()) {
-      const size_t rest = w.waiting.size() - precise.block();
-      run_precise(w.waiting.data() + rest, precise.block(), w);
+    while (precise && static_cast<int64_t>(w.waiting.size()) >= precise->block()) {
+      const size_t rest = w.waiting.size() - precise->block();
+      run_precise(w.waiting.data() + rest, precise->block(), w);
       w.waiting.resize(rest);
     }
   }
 
   void finish(Worker& w) const {
-    run_precise(w.waiting.data(), static_cast<int64_t>(w.waiting.size()), w);
+    if (precise) run_precise(w.waiting.data(), static_cast<int64_t>(w.waiting.size()), w);
     w.waiting.clear();
   }
 };
@@ -164,23 +160,23 @@ struct Assigner {
 int64_t kmeans_assign_cpu(const void* x, Float type, const float* center, int32_t* label, float* distance,
                           AssignShape shape) {
   if (shape.points == 0) return 0;
-  const int threads = omp_get_max_threads();
-  const Assigner assigner(x, type, center, label, distance, shape, assign_kernel(isa()), threads);
-  if (!assigner.precise.centers().any_usable) {
+  const CenterRows centers(center, shape);
+  if (!centers.any_usable) {
     std::fill(label, label + shape.points, -1);
     std::fill(distance, distance + shape.points, std::numeric_limits<float>::quiet_NaN());
     return 0;
   }
+  const int threads = omp_get_max_threads();
+  const Assigner assigner(x, type, centers, label, distance, shape, assign_kernel(isa()), threads);
   std::vector<Assigner::Worker> workers;  // allocated here: an exception must not leave a parallel region
   for (int t = 0; t < threads; ++t) workers.push_back(assigner.make_worker());
+  const std::vector<Block>& blocks = assigner.regions.blocks();
 
-  const int64_t size = assigner.block(), blocks = (shape.points + size - 1) / size;
 #pragma omp parallel num_threads(threads)
   {
     Assigner::Worker& worker = workers[omp_get_thread_num()];
 #pragma omp for schedule(dynamic)
-    for (int64_t b = 0; b < blocks; ++b)
-      assigner.run(b * size, std::min(size, shape.points - b * size), worker);
+    for (size_t b = 0; b < blocks.size(); ++b) assigner.run(blocks[b], worker);
     assigner.finish(worker);
   }
   int64_t rechecked = 0;

@@ -19,9 +19,9 @@ struct AssignKernel {
   // x [n] of type -> out [n]
   void (*to_float)(const void* x, Float type, int64_t n, float* out);
 
-  // row [dim], mean [dim] -> words [dim / step] of row - mean;
-  // sums = {|packed|^2, |(row - mean) - packed|^2} in float32, for the error bound.
-  void (*pack)(const float* row, const float* mean, int64_t dim, float* words, float* sums);
+  // row [dim], origin [dim] -> words [dim / step] of row - origin;
+  // sums = {|packed|^2, |(row - origin) - packed|^2} in float32, for the error bound.
+  void (*pack)(const float* row, const float* origin, int64_t dim, float* words, float* sums);
 
   // score[p][c] = sum over steps of points[p] . panel[:, c], plus bias[c], or score[p][c] where bias is null.
   // points [groups * rows, point_stride] words, panel [steps, vectors * lanes] words.

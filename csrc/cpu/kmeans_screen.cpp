@@ -11,6 +11,7 @@ constexpr int64_t kChunk = 1536;  // centres scored at a time: a whole number of
 constexpr int64_t kSlab = 128;    // steps of a panel at a time, so that the slab stays in L1
 constexpr int64_t kBlockFloats = 1 << 17;  // packed points and scores of a block: half of a 1 MB L2
 constexpr int64_t kMaxRows = 192;
+constexpr int64_t kAhead = 4;  // rows between fetching one and packing it
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 // Largest float32 not above best - margin.
@@ -30,13 +31,13 @@ void prune(Screened& row, int32_t* index, float* score) {
 
 }  // namespace
 
-Screen::Screen(const void* x, Float type, const float* center, AssignShape s, const AssignKernel& kernel,
-               int threads)
+Screen::Screen(const void* x, Float type, const CenterRows& centers, const float* origin, AssignShape s,
+               const AssignKernel& kernel, int threads)
     : x_(x),
       type_(type),
       shape_(s),
       kernel_(kernel),
-      centers_(center, s, kernel),
+      centers_(centers, origin, kernel),
       norms_(centers_.padded_clusters()),
       slacks_(centers_.padded_clusters()) {
   set_bounds();
@@ -54,8 +55,8 @@ ScreenScratch Screen::make_scratch() const {
           FloatBuffer(block_ * score_stride_),
           FloatBuffer(centers_.dim),
           std::vector<Screened>(block_),
-          std::vector<int32_t>(block_ * kCapacity),
-          std::vector<float>(block_ * kCapacity)};
+          AlignedBuffer<int32_t>(block_ * kCapacity),
+          FloatBuffer(block_ * kCapacity)};
 }
 
 void Screen::run(const int64_t* point, int64_t count, ScreenScratch& s) const {
@@ -68,9 +69,14 @@ void Screen::run(const int64_t* point, int64_t count, ScreenScratch& s) const {
   }
 }
 
+const char* Screen::at(int64_t point) const { return static_cast<const char*>(x_) + point * row_bytes(); }
+
+void Screen::prefetch(int64_t point) const {
+  for (int64_t i = 0; i < row_bytes(); i += 64) __builtin_prefetch(at(point) + i);
+}
+
 void Screen::load(int64_t point, float* row) const {
-  const int64_t bytes = type_ == Float::f32 ? 4 : 2;
-  kernel_.to_float(static_cast<const char*>(x_) + point * shape_.dim * bytes, type_, shape_.dim, row);
+  kernel_.to_float(at(point), type_, shape_.dim, row);
   std::fill(row + shape_.dim, row + centers_.dim, 0.0f);
 }
 
@@ -115,12 +121,13 @@ Screened Screen::bounds(double norm, double residual) const {
 
 void Screen::pack(const int64_t* point, int64_t count, ScreenScratch& s) const {
   for (int64_t i = 0; i < count; ++i) {
+    if (i + kAhead < count) prefetch(point[i + kAhead]);
     float sums[2];
     load(point[i], s.row.get());
-    kernel_.pack(s.row.get(), centers_.mean.get(), centers_.dim, s.points.get() + i * stride_, sums);
+    kernel_.pack(s.row.get(), centers_.origin.data(), centers_.dim, s.points.get() + i * stride_, sums);
     const double norm = norm_above(sums[0], centers_.dim);
     double residual = norm_above(sums[1], centers_.dim);
-    residual += 0x1p-23 * (norm + residual);  // the float32 subtraction of the mean
+    residual += 0x1p-23 * (norm + residual);  // the float32 subtraction of the origin
     s.rows[i] = bounds(norm, residual);
   }
   const int64_t padded = (count + kernel_.rows - 1) / kernel_.rows * kernel_.rows;
@@ -146,8 +153,8 @@ void Screen::collect(int64_t first_center, int64_t width, int64_t count, ScreenS
     Screened& row = s.rows[i];
     if (row.found < 0) continue;
     const float* scores = s.scores.get() + i * score_stride_;
-    int32_t* index = s.index.data() + i * kCapacity;
-    float* score = s.score.data() + i * kCapacity;
+    int32_t* index = s.index.get() + i * kCapacity;
+    float* score = s.score.get() + i * kCapacity;
     const float *norm = norms_.get() + first_center, *slack = slacks_.get() + first_center;
     const float best = kernel_.largest(scores, norm, slack, row.slope, width);
     if (best > row.best) {

@@ -20,26 +20,29 @@ struct Screened {
 struct ScreenScratch {
   FloatBuffer points, scores, row;
   std::vector<Screened> rows;
-  std::vector<int32_t> index;  // [rows, kCapacity] ascending
-  std::vector<float> score;    // [rows, kCapacity] the most that they can be
+  AlignedBuffer<int32_t> index;  // [rows, kCapacity] ascending
+  FloatBuffer score;             // [rows, kCapacity] the most that they can be
 };
 
 class Screen {
  public:
-  Screen(const void* x, Float type, const float* center, AssignShape shape, const AssignKernel& kernel,
-         int threads);
+  // Scores are those of points and centers less the origin [centers.dim].
+  Screen(const void* x, Float type, const CenterRows& centers, const float* origin, AssignShape shape,
+         const AssignKernel& kernel, int threads);
   ScreenScratch make_scratch() const;
 
   // point [count] are rows of x, count <= block(); results are in s.rows and s.index.
   void run(const int64_t* point, int64_t count, ScreenScratch& s) const;
 
-  // A row of x as float32, padded with zeros to centers().dim.
+  // A row of x as float32, padded with zeros to that of the centres.
   void load(int64_t point, float* row) const;
 
-  const Centers& centers() const { return centers_; }
   int64_t block() const { return block_; }
 
  private:
+  int64_t row_bytes() const { return shape_.dim * (type_ == Float::f32 ? 4 : 2); }
+  const char* at(int64_t point) const;
+  void prefetch(int64_t point) const;
   void pack(const int64_t* point, int64_t count, ScreenScratch& s) const;
   void score(int64_t first_center, int64_t width, int64_t count, ScreenScratch& s) const;
   void collect(int64_t first_center, int64_t width, int64_t count, ScreenScratch& s) const;

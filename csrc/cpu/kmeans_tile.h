@@ -35,10 +35,10 @@ void to_float(const void* x, Float type, int64_t n, float* out) {
 }
 
 template <class V>
-void pack(const float* row, const float* mean, int64_t dim, float* words, float* sums) {
+void pack(const float* row, const float* origin, int64_t dim, float* words, float* sums) {
   auto norm = V::zero(), residual = V::zero();
   for (int64_t j = 0; j < dim; j += V::kLanes) {
-    const auto centred = V::sub(V::load(row + j), V::load(mean + j));
+    const auto centred = V::sub(V::load(row + j), V::load(origin + j));
     const auto packed = V::pack(words, j, centred);
     const auto lost = V::sub(centred, packed);
     norm = V::fma(packed, packed, norm);

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 from rsprune import _C
 
 if TYPE_CHECKING:
+    __version__: str
+
     from rsprune.api import prune
     from rsprune.cluster import KMeans
     from rsprune.ops import kmeans_assign, patch_entropy

@@ -206,7 +206,7 @@ def _result(outcome: dict[str, Any], task: T) -> int | Failed[T]:
 def _what_is_there(path: str) -> tuple[str, bool]:
     import rsprune
 
-    return str(rsprune.__version__), os.path.exists(path)  # noqa: PTH110
+    return rsprune.__version__, os.path.exists(path)  # noqa: PTH110
 
 
 def _one_line(error: BaseException) -> str:

@@ -94,7 +94,9 @@ class KeptDataset(Dataset[dict[str, Any]]):
             ConfigError: The file cannot be used.
         """
         of = {"scene": self.scene, "cluster": self.cluster}
-        return groups.weights(by, () if by in of else self.ids, of)
+        found = groups.weights(by, () if by in of else self.ids, of)
+        assert found is not None, "only no wish at all draws all alike"
+        return found
 
     def _open(self) -> Reader:
         # Open files must not be shared with a forked worker, which would move its parent's place in them.

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 ROWS = 65536  # per piece, so that a file larger than memory can be checked
 
 
-def load_embeddings(path: str | os.PathLike[str], ids: Ids, *, needed: np.ndarray | None = None) -> np.ndarray:
+def load_embeddings(
+    path: str | os.PathLike[str], ids: Ids, *, needed: np.ndarray | None = None
+) -> np.ndarray:
     """Embeddings [n, D] of the images with these n ids, in their order.
 
     Args:

@@ -49,7 +49,7 @@ class Denoiser:
         network = models.load(folder).to(device).eval().requires_grad_(False)
         index = publish.read_index(folder)
         unshuffle = index["pixel_unshuffle"]
-        config = network.config
+        config: Any = network.config
         return cls(
             network,
             _objective(folder),

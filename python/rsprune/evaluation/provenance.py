@@ -21,7 +21,7 @@ def code() -> dict[str, str | None]:
         _git(here, "ls-files", "--error-unmatch", here.name)
         changed = _git(here, "status", "--porcelain", "--untracked-files=no", ".")
         revision = _git(here, "rev-parse", "HEAD") + ("+" if changed else "")
-    return {"version": str(rsprune.__version__), "revision": revision}
+    return {"version": rsprune.__version__, "revision": revision}
 
 
 def _git(here: Path, *arguments: str) -> str:

@@ -211,7 +211,7 @@ def _execute(
     stop, failed = threading.Event(), []
     with ThreadPoolExecutor(settings.workers) as executor:
         try:
-            pending: dict[Future[Any], Planned] = {
+            pending: dict[Future[Any], Work] = {
                 executor.submit(_child, run, settings, children, stop): run for run in waiting
             }
             while pending:

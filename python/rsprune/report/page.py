@@ -182,7 +182,9 @@ def _scene_section(scenes: Sequence[tuple[str, int, int]]) -> dict[str, Any] | N
         "chart": Markup(charts.scene_shares(shares, alt=alt)),
         "in_chart": len(shares),
         "table": table[:SCENES_SHOWN],
-        "rest": (len(rest), *(sum(part) for part in zip(*(row[1:] for row in rest), strict=True))) if rest else None,
+        "rest": (len(rest), *(sum(part) for part in zip(*(row[1:] for row in rest), strict=True)))
+        if rest
+        else None,
         "largest": largest,
     }
 

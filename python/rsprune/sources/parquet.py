@@ -242,8 +242,10 @@ def _items(table: Table, uri: str, name: str, stamp: str, origin: Origin) -> Ite
         columns.append("member")
 
     def path_of(row: dict[str, Any]) -> str | None:
+        if not layout.path:
+            return None
         holder = (row[layout.bytes] or {}) if layout.struct and layout.bytes else row
-        return holder.get(layout.path) if layout.path else None
+        return holder.get(layout.path)
 
     width = len(str(max(table.rows - 1, 0)))
     paths_name = layout.id is None and bool(layout.path)

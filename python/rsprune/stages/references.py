@@ -194,9 +194,7 @@ def _check_encoder(path: Path, about: Mapping[str, Any], transform: Transform) -
 
 def _class_folders(run: Run) -> tuple[tuple[str, ...], np.ndarray]:
     """Class names and the label int32 [M] of each image: the first folder of its id."""
-    folders = [
-        id.split("/", 1)[0] if "/" in id else "" for id in run.table("scan", ["id"])["id"].to_pylist()
-    ]
+    folders = [id.split("/", 1)[0] if "/" in id else "" for id in run.table("scan", ["id"])["id"].to_pylist()]
     if "" in folders:
         where = run.settings.scan.sources[0].path
         raise ConfigError(

@@ -116,7 +116,7 @@ def sample(
     if given is None:
         count, path = settings.n, write_samples(pipe, settings, out)
     elif task is None:
-        raise ConfigError(f"{model} draws from noise alone: leave out --given")
+        raise ConfigError(f"{model} was not made by 'rsprune finetune': leave out --given")
     else:
         from rsprune.training.given import write_drawn
 

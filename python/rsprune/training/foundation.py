@@ -124,6 +124,7 @@ def given_channels(network: Any) -> int:
 def task_of(folder: Path) -> Mapping[str, Any] | None:
     """What a model in `folder` was fine-tuned for; None for one that needs nothing but noise."""
     try:
-        return json.loads((folder / STATE).read_text("utf-8"))["settings"].get("task")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        task = json.loads((folder / STATE).read_text("utf-8"))["settings"]["task"]
+    except (OSError, ValueError, KeyError, TypeError):
         return None
+    return task if isinstance(task, dict) else None

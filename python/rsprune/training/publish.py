@@ -75,7 +75,12 @@ def write_card(
     """Writes ``README.md``: what the model is, what it saw, and how to use it."""
     bands, side = pool.pixels.shape[3], state["resolution"]
     code = "" if is_plain(settings, model) else ", trust_remote_code=True"
+    task = state["settings"].get("task")
+    task = (
+        task if isinstance(task, Mapping) and "foundation" in task else None
+    )  # what `rsprune finetune` was asked
     call = ['class_labels=["NAME"]'] if pool.names else []
+    call += ["given=given"] if model.config.in_channels != model.config.out_channels else []
     call += ["num_inference_steps=25"] + ([] if bands in (1, 3) else ['output_type="np"'])
     kind = "conditional" if pool.names else "unconditional"
     names = "" if not pool.names else f"\nLabels: {', '.join(f'`{n}`' for n in pool.names)}.\n"
@@ -99,21 +104,48 @@ Draws remote-sensing images of {side} x {side} pixels, {bands} bands and {state[
 | hash of what it learnt from | `{state["data"]}` |
 | range of values | {"; ".join(_range(scale, state["bits"]) for scale in pool.facts["scales"])} |
 | works on | {works_on} |
-| steps | {state["step"]:,}, {state["images_seen"]:,} images seen |
+{_task_row(task)}| steps | {state["step"]:,}, {state["images_seen"]:,} images seen |
 | seed | {settings.seed} |
 | weights | {"moving average" if settings.use_ema else "last step"} |
 | made with | {", ".join(f"{name} {version}" for name, version in state["versions"].items())} |
 {names}
 ```python
-from diffusers import DiffusionPipeline
+{"import torch" + chr(10) if task else ""}from diffusers import DiffusionPipeline
 
 pipe = DiffusionPipeline.from_pretrained("PATH"{code})
-image = pipe({", ".join(call)}).images[0]
+{_given_code(task)}image = pipe({", ".join(call)}).images[0]
 ```
 
 Licence: that of the imagery it was trained on; see the data's own terms before you share the model or its images.
 """
     write_atomic(output / "README.md", lambda f: f.write(text.encode()))
+
+
+def _task_row(task: Mapping[str, Any] | None) -> str:
+    """What the model was fine-tuned for, as a row of the card; empty where it was not."""
+    if task is None:
+        return ""
+    about = ", ".join(f"{k} {v}" for k, v in task.items() if k not in ("name", "foundation", "from_scratch"))
+    start = "weights not used (from scratch)" if task["from_scratch"] else "its weights widened"
+    return (
+        f"| fine-tuned for | {task['name']}: {about} |\n"
+        f"| foundation model | sha256 of its weights `{task['foundation']}`, {start} |\n"
+    )
+
+
+def _given_code(task: Mapping[str, Any] | None) -> str:
+    """How what the network is given is made, for the card's example."""
+    if task is None:
+        return ""
+    if task["name"] == "semantic":
+        return (
+            "# masks: class numbers [N, H, W], a torch tensor of int64\n"
+            f"given = 2.0 * torch.nn.functional.one_hot(masks, {task['classes']}).permute(0, 3, 1, 2) - 1\n"
+        )
+    return (
+        "# low: images [N, C, H, W] with values in -1..1\n"
+        f'given = torch.nn.functional.interpolate(low, scale_factor={task["scale"]}, mode="bicubic").clamp(-1, 1)\n'
+    )
 
 
 def _range(scale: Mapping[str, Any], bits: int) -> str:
