@@ -16,7 +16,7 @@ SHOWN = {
     "prune-a-folder-map": ("prune-a-folder", -1),
     "arrays-clusters": ("arrays", 1),
 }  # in the documentation
-TIMEOUT = 600  # seconds a cell, on a machine that has other things to do; on one core all take a minute
+TIMEOUT = 600  # seconds a cell, on a machine that has other things to do; on one core all take a minute or so
 
 
 def notebooks() -> list[Path]:
