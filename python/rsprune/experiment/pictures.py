@@ -48,7 +48,7 @@ def _curves(facts: dict[str, Any], path: Path) -> str:
         axis.set(
             title=TITLES[kind], xlabel="optimiser steps", ylabel="held-out loss", xscale="log", yscale="log"
         )
-        axis.set_xticks(facts["steps"], [f"{s:,}" for s in facts["steps"]])
+        axis.set_xticks(facts["steps"], [f"{s:,}" for s in facts["steps"]], rotation=30, ha="right")
         axis.minorticks_off()
         _plain_y(axis)
     axes[1].legend(fontsize=8, frameon=False)
