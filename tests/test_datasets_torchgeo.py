@@ -17,8 +17,8 @@ from image_files import write_tiff
 from rsprune.errors import ConfigError
 from rsprune.run import Run
 
-torchgeo_case.install()
-from rsprune.datasets import KeptDataset, KeptWindowSampler  # noqa: E402
+with torchgeo_case.installed():
+    from rsprune.datasets import KeptDataset, KeptWindowSampler
 
 TILE, SIDE = 16, 64
 DAYS = ("a_20240110", "b_20240220")  # of the same ground

@@ -10,7 +10,8 @@ from __future__ import annotations
 import importlib.util
 import sys
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -84,11 +85,18 @@ def rasters(paths: Sequence[Path], crs: Any = None) -> Any:
     return Scenes([str(p) for p in paths], crs=crs and pyproj.CRS.from_user_input(crs))
 
 
-def install() -> None:
-    """Puts the stand-in where torchgeo is not installed."""
-    if REAL or "torchgeo" in sys.modules:
+@contextmanager
+def installed() -> Iterator[None]:
+    """Has the stand-in where torchgeo is not installed; afterwards it is gone, so that no other test takes it for real."""
+    if REAL:
+        yield
         return
     modules = {name: ModuleType(name) for name in ("torchgeo", "torchgeo.datasets", "torchgeo.samplers")}
     modules["torchgeo.datasets"].GeoDataset = _GeoDataset
     modules["torchgeo.samplers"].GeoSampler = _GeoSampler
     sys.modules.update(modules)
+    try:
+        yield
+    finally:
+        for name in modules:
+            del sys.modules[name]
