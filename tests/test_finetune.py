@@ -16,11 +16,12 @@ from PIL import Image
 
 import collection
 from rsprune.errors import ConfigError
-from rsprune.training import checkpoint, ema, foundation, models
+from rsprune.finetuning import foundation
+from rsprune.finetuning.config import SemanticConfig, SuperResolutionConfig
+from rsprune.finetuning.finetune import finetune, make_task, training_settings
+from rsprune.finetuning.given import bicubic, lowered, tensor_of
+from rsprune.training import checkpoint, ema, models
 from rsprune.training.config import checked
-from rsprune.training.finetune import finetune, make_task, training_settings
-from rsprune.training.finetune_config import SemanticConfig, SuperResolutionConfig
-from rsprune.training.given import bicubic, lowered, tensor_of
 from rsprune.training.sample import load_pipeline
 from rsprune.training.train import train
 from training_case import losses, settings, tiles

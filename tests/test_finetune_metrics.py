@@ -14,9 +14,9 @@ from rsprune.errors import ConfigError
 from rsprune.evaluation import lpips
 from rsprune.evaluation.extractors.perceptual import MEAN, STD, alexnet
 from rsprune.evaluation.images import psnr, squared_error, ssim
+from rsprune.finetuning.masks import cut
+from rsprune.finetuning.segmenter import confusion, mean_iou, predicted, taught
 from rsprune.sources.base import Window
-from rsprune.training.masks import cut
-from rsprune.training.segmenter import confusion, mean_iou, predicted, taught
 
 needs_skimage = pytest.mark.skipif(
     importlib.util.find_spec("skimage") is None, reason="scikit-image is not installed"

@@ -300,8 +300,8 @@ def main(arguments: list[str] | None = None) -> None:
     app(arguments, prog_name="rsprune")
 
 
-# Last, as help lists verbs in the order that they were added: evaluate, experiment, train and sample.
+# Last, as help lists verbs in the order that they were added.
 import rsprune.evaluation.cli  # noqa: E402
 import rsprune.experiment.cli  # noqa: E402
-import rsprune.training.cli  # noqa: E402
-import rsprune.training.cli_finetune  # noqa: E402, F401
+import rsprune.finetuning.cli  # noqa: E402
+import rsprune.training.cli  # noqa: E402, F401

@@ -14,9 +14,9 @@ from rsprune import config as run_config
 from rsprune.config import STRICT, _sentence, load_values
 from rsprune.errors import ConfigError
 from rsprune.evaluation.config import TIMES
+from rsprune.finetuning.config import SemanticConfig, SuperResolutionConfig
 from rsprune.training.config import TrainConfig
 from rsprune.training.config import checked as checked_training
-from rsprune.training.finetune_config import SemanticConfig, SuperResolutionConfig
 
 REGIONS = ("pool", "reference", "metric", "tuning")
 BUILT_IN = ("bluemarble", "sentinel2")

@@ -136,7 +136,7 @@ def _write_data(settings: ExperimentConfig, folder: Path) -> None:
         for name, at in parts.items():
             _write(at.cut(picture.pixels, side), at, folder / name / scene.name)
         if scene.path == WITH_LAYOUT and any(task.task == "semantic" for task in settings.downstream):
-            from rsprune.training.blue_marble import classes
+            from rsprune.finetuning.blue_marble import classes
 
             layout = classes()
             for at in parts.values():

@@ -18,9 +18,9 @@ def main(path: str) -> None:
     """Fine-tunes, or goes on, and measures; the result is the last file that is written."""
     import torch
 
+    from rsprune.finetuning.finetune import finetune
     from rsprune.training import checkpoint
     from rsprune.training.config import checked
-    from rsprune.training.finetune import finetune
 
     end_with_parent()
     request = json.loads(Path(path).read_text("utf-8"))

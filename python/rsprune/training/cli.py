@@ -105,7 +105,7 @@ def sample(
     flags: dict[str, Any],
 ) -> None:
     """Draw images from a trained model."""
-    from rsprune.training.foundation import task_of
+    from rsprune.training.folder import task_of
     from rsprune.training.publish import trained_bits
     from rsprune.training.sample import load_pipeline, write_samples
 
@@ -118,7 +118,7 @@ def sample(
     elif task is None:
         raise ConfigError(f"{model} was not made by 'rsprune finetune': leave out --given")
     else:
-        from rsprune.training.given import write_drawn
+        from rsprune.finetuning.given import write_drawn
 
         if settings.scene is not None or settings.guidance != 1:
             raise ConfigError("--scene and --guidance are not for a fine-tuned model: leave them out")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
@@ -113,3 +114,12 @@ def versions(
         with contextlib.suppress(metadata.PackageNotFoundError):
             found[name] = metadata.version(name)
     return found
+
+
+def task_of(folder: Path) -> Mapping[str, Any] | None:
+    """What a model in `folder` was fine-tuned for; None for one that needs nothing but noise."""
+    try:
+        task = json.loads((folder / STATE).read_text("utf-8"))["settings"]["task"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return task if isinstance(task, dict) else None

@@ -92,6 +92,11 @@ def load(folder: Path) -> torch.nn.Module:
     raise ConfigError(f"{folder} holds no trained model: make one with 'rsprune train'")
 
 
+def given_channels(network: Any) -> int:
+    """Channels of a trained network that are not noise but what it is given."""
+    return network.config.in_channels - network.config.out_channels
+
+
 def _overrides(path: str | None) -> dict[str, Any]:
     if path is None:
         return {}

@@ -14,7 +14,6 @@ from rsprune.errors import ConfigError
 from rsprune.files import write_array
 from rsprune.training import models, publish
 from rsprune.training.config import SampleConfig
-from rsprune.training.foundation import given_channels
 from rsprune.training.pictures import Writer
 from rsprune.training.pipeline import TilePipeline
 
@@ -60,7 +59,7 @@ def draw(pipe: TilePipeline, settings: SampleConfig) -> Iterator[np.ndarray]:
     Raises:
         ConfigError: The model knows no such scene, or has to be given an image.
     """
-    if given_channels(pipe.network):
+    if models.given_channels(pipe.network):
         raise ConfigError("this model is fine-tuned: give the images that it draws from with --given FOLDER")
     if settings.mean_of != 1:
         raise ConfigError("--mean-of is for images that are drawn from others: leave it out, or give --given")

@@ -11,12 +11,12 @@ import numpy as np
 
 from rsprune.config import SourceConfig, absolute
 from rsprune.errors import ConfigError, UnreadableImage
+from rsprune.finetuning.given import stem
 from rsprune.reading import COLUMNS, Reader, item_of, rows
 from rsprune.run import Run
 from rsprune.sources import open_source
 from rsprune.sources.base import Window
 from rsprune.sources.ids import parse
-from rsprune.training.given import stem
 
 SCENES = 4  # whole scenes that are kept in memory: windows come scene by scene
 SceneSize = Callable[[str], tuple[int, int]]  # height and width of the scene of a window's id

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -114,17 +113,3 @@ def widen(model: torch.nn.Module, foundation: torch.nn.Module, *, labels: int) -
             old[name] = value
     if old:
         raise ConfigError(f"the foundation is another network: {next(iter(old))} differs")
-
-
-def given_channels(network: Any) -> int:
-    """Channels of a trained network that are not noise but what it is given."""
-    return network.config.in_channels - network.config.out_channels
-
-
-def task_of(folder: Path) -> Mapping[str, Any] | None:
-    """What a model in `folder` was fine-tuned for; None for one that needs nothing but noise."""
-    try:
-        task = json.loads((folder / STATE).read_text("utf-8"))["settings"]["task"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return task if isinstance(task, dict) else None

@@ -1,6 +1,6 @@
 """A real layout for Blue Marble: sea, land and elevation, from the maps of the same grid in its package.
 
-    python -m rsprune.training.blue_marble DIR
+    python -m rsprune.finetuning.blue_marble DIR
 
 writes ``DIR/bmng.png``, the mask of the scene ``bmng.jpg``: one class per pixel (`CLASSES`).
 """
@@ -17,8 +17,8 @@ from rsprune.demo import BLUE_MARBLE
 from rsprune.encoders.packaged import Asset
 from rsprune.errors import ConfigError
 from rsprune.files import write_atomic
+from rsprune.finetuning.masks import cut
 from rsprune.sources.base import Window
-from rsprune.training.masks import cut
 
 CLASSES = ("deep sea", "shelf and lakes", "lowland", "upland", "highland", "ice")
 SIZE = (2700, 5400)
@@ -70,7 +70,7 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) != 2:
-        sys.exit("rsprune: give the folder to write to: python -m rsprune.training.blue_marble DIR")
+        sys.exit("rsprune: give the folder to write to: python -m rsprune.finetuning.blue_marble DIR")
     try:
         main(Path(sys.argv[1]))
     except ConfigError as e:

@@ -1,4 +1,4 @@
-"""The verbs ``finetune super-resolution`` and ``finetune semantic``; their options are settings of `finetune_config`."""
+"""The verbs ``finetune super-resolution`` and ``finetune semantic``; their options are settings of `config`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from rich.table import Table
 from rsprune.cli_options import app
 from rsprune.config import absolute
 from rsprune.errors import ConfigError
+from rsprune.finetuning.config import FinetuneConfig, SemanticConfig, SuperResolutionConfig
 from rsprune.terminal import Terminal
 from rsprune.training.cli import Data, Output, given_values, torch_device, verb
 from rsprune.training.config import TrainConfig, checked
-from rsprune.training.finetune_config import FinetuneConfig, SemanticConfig, SuperResolutionConfig
 
 # The network is the foundation's, and it is conditioned on what it is given only.
 FIXED = (
@@ -81,7 +81,7 @@ def _run(
         raise ConfigError(f"{fixed[0]} is that of the model which is fine-tuned: leave it out")
     settings = checked(kind, values)
     terminal = Terminal(quiet=flags["quiet"] or flags["as_json"], as_json=flags["as_json"])
-    from rsprune.training.finetune import finetune
+    from rsprune.finetuning.finetune import finetune
 
     facts = finetune(
         settings,

@@ -13,18 +13,18 @@ from torch.nn.functional import pixel_unshuffle
 from rsprune.encoders import Encoder, rgb_bands
 from rsprune.errors import ConfigError
 from rsprune.evaluation import kernel_distance
-from rsprune.training import comparison
+from rsprune.finetuning import comparison
+from rsprune.finetuning.config import SemanticConfig
+from rsprune.finetuning.finetune import Finetuning, Say
+from rsprune.finetuning.foundation import Foundation
+from rsprune.finetuning.given import check_classes, drawn, layout
+from rsprune.finetuning.held_out import centred
+from rsprune.finetuning.masks import Layouts, scene_sizes
+from rsprune.finetuning.segmenter import confusion, mean_iou, predicted, taught
 from rsprune.training.batches import Images
 from rsprune.training.config import TrainConfig
-from rsprune.training.finetune import Finetuning, Say
-from rsprune.training.finetune_config import SemanticConfig
-from rsprune.training.foundation import Foundation
-from rsprune.training.given import check_classes, drawn, layout
-from rsprune.training.held_out import centred
-from rsprune.training.masks import Layouts, scene_sizes
 from rsprune.training.pipeline import TilePipeline
 from rsprune.training.pool import Pool
-from rsprune.training.segmenter import confusion, mean_iou, predicted, taught
 
 SHOWN = 10  # held-out layouts in the picture
 MANY = 64  # classes that nobody means: more are asked for by name

@@ -16,12 +16,12 @@ from rsprune.encoders.packaged import sha256
 from rsprune.errors import ConfigError
 from rsprune.evaluation.provenance import code
 from rsprune.files import write_json
+from rsprune.finetuning.config import FinetuneConfig, SemanticConfig
+from rsprune.finetuning.foundation import Foundation, widen
+from rsprune.finetuning.held_out import HeldOut, centred, first_by_hash, position, rows_of, unseen
 from rsprune.training import models
 from rsprune.training.batches import Images
 from rsprune.training.config import TrainConfig, checked
-from rsprune.training.finetune_config import FinetuneConfig, SemanticConfig
-from rsprune.training.foundation import Foundation, widen
-from rsprune.training.held_out import HeldOut, centred, first_by_hash, position, rows_of, unseen
 from rsprune.training.pipeline import TilePipeline
 from rsprune.training.pool import Pool, load
 from rsprune.training.sample import load_pipeline
@@ -127,8 +127,8 @@ class Finetuning(ABC):
 
 def make_task(settings: FinetuneConfig, *, device: str = "cpu") -> Finetuning:
     """What `settings` are settings of. Raises `ConfigError` where there is no model to start from."""
-    from rsprune.training.semantic import Semantic
-    from rsprune.training.super_resolution import SuperResolution
+    from rsprune.finetuning.semantic import Semantic
+    from rsprune.finetuning.super_resolution import SuperResolution
 
     foundation = Foundation.open(Path(settings.foundation))
     if isinstance(settings, SemanticConfig):

@@ -1,4 +1,4 @@
-"""Settings of fine-tuning, with the reason beside each default; those of training itself are in `config`."""
+"""Settings of fine-tuning, with the reason beside each default; those of training itself are in `training.config`."""
 
 from __future__ import annotations
 

@@ -11,13 +11,14 @@ from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from rsprune.errors import ConfigError
 from rsprune.evaluation.images import REACH, psnr, squared_error, ssim
-from rsprune.training import comparison, publish
+from rsprune.finetuning import comparison
+from rsprune.finetuning.config import SuperResolutionConfig
+from rsprune.finetuning.finetune import Finetuning
+from rsprune.finetuning.foundation import Foundation
+from rsprune.finetuning.given import bicubic, drawn, lowered, tensor_of
+from rsprune.training import publish
 from rsprune.training.batches import Images
 from rsprune.training.config import TrainConfig
-from rsprune.training.finetune import Finetuning
-from rsprune.training.finetune_config import SuperResolutionConfig
-from rsprune.training.foundation import Foundation
-from rsprune.training.given import bicubic, drawn, lowered, tensor_of
 from rsprune.training.pipeline import TilePipeline
 
 SHOWN = 10  # held-out images in the picture

@@ -1,0 +1,1 @@
+"""Fine-tuning of a trained model: it learns to follow an image that it is given, and is measured."""
