@@ -16,6 +16,7 @@ from PIL import Image
 
 import collection
 from rsprune.errors import ConfigError
+from rsprune.evaluation.denoising import Denoiser
 from rsprune.finetuning import foundation
 from rsprune.finetuning.config import SemanticConfig, SuperResolutionConfig
 from rsprune.finetuning.finetune import finetune, make_task, training_settings
@@ -263,6 +264,9 @@ def test_bad_input_is_one_sentence(trained, data, masks, tmp_path, monkeypatch):
 def test_a_fine_tuned_model_is_no_foundation(trained, data, tmp_path, rsprune):
     finetune(sharpening(trained), {**STEPS, "data": str(data)}, tmp_path / "m", device="cpu")
     refused(sharpening(tmp_path / "m"), data, tmp_path, "is fine-tuned itself")
+    assert "image-to-image" in (tmp_path / "m" / "README.md").read_text()
+    with pytest.raises(ConfigError, match="is fine-tuned to follow an image"):
+        Denoiser.load(tmp_path / "m")
     code, _, err = rsprune("finetune", "semantic", trained, "--data", data, "-o", tmp_path / "x")
     assert (code, "give maps of class numbers with --masks" in err) == (2, True)
 

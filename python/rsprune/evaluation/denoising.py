@@ -44,9 +44,14 @@ class Denoiser:
         """The model in `folder`, which are averaged weights where it was trained with them.
 
         Raises:
-            ConfigError: There is no model.
+            ConfigError: There is no model, or it needs more than noise.
         """
         network = models.load(folder).to(device).eval().requires_grad_(False)
+        if models.given_channels(network):
+            raise ConfigError(
+                f"{folder} is fine-tuned to follow an image, which this loss does not give it: "
+                f"its scores are in {folder / 'metrics.json'}"
+            )
         index = publish.read_index(folder)
         unshuffle = index["pixel_unshuffle"]
         config: Any = network.config

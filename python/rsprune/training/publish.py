@@ -75,21 +75,19 @@ def write_card(
     """Writes ``README.md``: what the model is, what it saw, and how to use it."""
     bands, side = pool.pixels.shape[3], state["resolution"]
     code = "" if is_plain(settings, model) else ", trust_remote_code=True"
-    task = state["settings"].get("task")
-    task = (
-        task if isinstance(task, Mapping) and "foundation" in task else None
-    )  # what `rsprune finetune` was asked
+    task = state["settings"].get("task")  # what `rsprune finetune` was asked
+    task = task if isinstance(task, Mapping) and "foundation" in task else None
     call = ['class_labels=["NAME"]'] if pool.names else []
     call += ["given=given"] if model.config.in_channels != model.config.out_channels else []
     call += ["num_inference_steps=25"] + ([] if bands in (1, 3) else ['output_type="np"'])
-    kind = "conditional" if pool.names else "unconditional"
+    kind = f"{'' if pool.names else 'un'}conditional-image-generation" if task is None else "image-to-image"
     names = "" if not pool.names else f"\nLabels: {', '.join(f'`{n}`' for n in pool.names)}.\n"
     works_on = (
         f"latents of `{Path(settings.vae).name}`, a copy of which is in `vae`" if settings.vae else "pixels"
     )
     text = f"""---
 library_name: diffusers
-tags: [remote-sensing, {kind}-image-generation, rsprune]
+tags: [remote-sensing, {kind}, rsprune]
 ---
 
 # {output.name}
