@@ -1,6 +1,6 @@
 # make setup   an environment in .venv with everything that demo and test need
 # make demo    prune real imagery, and look at the page it prints the path of
-# make train-demo   train on the demo's kept images for five minutes, and draw what the model has learnt
+# make train-demo   train on the demo's kept images for about six minutes, and draw what the model has learnt
 # make test    the whole test suite
 # make docs    the documentation site, into build/docs
 # make bench   everything measured beside its limit and its rivals, into docs/benchmarks.md
