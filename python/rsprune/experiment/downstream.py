@@ -105,14 +105,16 @@ def ready(
 def _request(settings: ExperimentConfig, out: Path, tuning: Tuning) -> dict[str, Any]:
     data, task = (out / "data/downstream").absolute(), tuning.task
     part = WITH_LAYOUT if task.task == "semantic" else ""
-    masks = {"masks": str(data / "masks")} if task.task == "semantic" else {}
+    more = {"masks": str(data / "masks")} if task.task == "semantic" else {}
+    if settings.measure.weights:
+        more["weights"] = str(Path(settings.measure.weights).absolute())
     return {
         "task": task.task,
         "settings": {
             "foundation": str((tuning.foundation / "model").absolute()),
             "from_scratch": tuning.arm == SCRATCH,
             "validation_data": str(data / "held_out" / part),
-            **masks,
+            **more,
             **task.settings,
         },
         "training": {
