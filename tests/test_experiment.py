@@ -222,6 +222,10 @@ def test_models_are_fine_tuned_alike_and_beside_fresh_weights(finished):
     assert by["full", "super-resolution x2: expected psnr"]["images_seen"] == 4
     bicubic = [by[arm, "super-resolution x2: bicubic psnr"]["value"] for arm in ("full", "from scratch")]
     assert bicubic[0] == bicubic[1]
+    learnt = [by[arm, "super-resolution x2: expected psnr"]["value"] for arm in ("full", "from scratch")]
+    assert learnt[0] != learnt[1]
+    held_out = json.loads((out / "data/prepared.json").read_text())["held_out"]
+    assert len(list(out.glob("data/downstream/held_out/*/*.png"))) == held_out
     assert all(row["n_real"] == len(list(out.glob("data/downstream/held_out/*/*.png"))) for row in rows)
     text = (out / "results.md").read_text()
     value = by["from scratch", "super-resolution x2: expected psnr"]["value"]
