@@ -55,7 +55,7 @@ def open_page(run, browser):
                                       is_mobile=phone, has_touch=phone, reduced_motion="reduce")  # fmt: skip
         page = context.new_page()
         page.set_default_timeout(15_000)
-        page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning") else None)
+        page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning", "trace") else None)
         page.on("pageerror", lambda e: wrong.append(str(e)))
         page.on("dialog", lambda d: (wrong.append(d.message), d.dismiss()))
         page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else wrong.append(r.url))
@@ -204,6 +204,24 @@ def test_clusters_are_sorted(page):
         assert len(found) == 4
 
 
+def last_dot(page) -> tuple[float, float]:
+    """Where the uppermost dot of the map of the embeddings lies in the window, pixels."""
+    return page.evaluate("""() => {
+        const chart = document.getElementById("map-chart");
+        chart.scrollIntoView({ block: "center" });
+        const box = chart.getBoundingClientRect(), { xaxis, yaxis } = chart._fullLayout, { x, y } = chart.data[0];
+        return [box.x + xaxis._offset + xaxis.l2p(x.at(-1)), box.y + yaxis._offset + yaxis.l2p(y.at(-1))];
+    }""")
+
+
+def test_map_shows_the_tile_that_a_finger_taps(run, open_page):
+    page = open_page(PHONE)
+    draw(page, "map-chart")
+    page.touchscreen.tap(*last_dot(page))
+    page.wait_for_function("document.getElementById('map-tile').style.backgroundImage.startsWith('url')")
+    assert page.locator("#map-name").inner_text().split(": ")[0] in run.kept_ids
+
+
 def test_map_shows_the_tile_and_its_colours(run, page):
     draw(page, "map-chart")
     dots = traces(page, "map-chart")[0]
@@ -215,19 +233,21 @@ def test_map_shows_the_tile_and_its_colours(run, page):
         assert len(colours[kind]) == n
         assert page.locator("#map-legend .entry").count() == n
     page.select_option("#map-colour", "kept")
+    axes = "(({ xaxis, yaxis }) => [...xaxis.range, ...yaxis.range, xaxis._length, yaxis._length])"
+    frame = f"{axes}(document.getElementById('map-chart')._fullLayout)"
+    everything = page.evaluate(frame)
     page.select_option("#map-only", label="kept")
+    assert page.evaluate(frame) == everything  # a part is shown in its place
+    left, right, low, high, width, height = everything
+    assert (right - left) / width == pytest.approx((high - low) / height, rel=1e-3)
     assert len(traces(page, "map-chart")[0]["customdata"]) == len(run.kept_ids)
     for _ in range(3):  # goes through the images that are shown
         page.click("#map-next")
         assert page.locator("#map-name").inner_text().split(": ")[0] in run.kept_ids
     page.select_option("#map-only", "")
-    place = page.evaluate("""() => {
-        const chart = document.getElementById("map-chart"), box = chart.getBoundingClientRect();
-        const { xaxis, yaxis } = chart._fullLayout, at = chart.data[0].customdata.length - 1;
-        return [box.x + xaxis._offset + xaxis.l2p(chart.data[0].x[at]), box.y + yaxis._offset + yaxis.l2p(chart.data[0].y[at]), at];
-    }""")
-    page.mouse.move(place[0] - 3, place[1])
-    page.mouse.move(place[0], place[1])
+    x, y = last_dot(page)
+    page.mouse.move(x - 3, y)
+    page.mouse.move(x, y)
     page.wait_for_function("document.getElementById('map-tile').style.backgroundImage.startsWith('url')")
     name = page.locator("#map-name").inner_text()
     assert name.split(": ")[0] in run.kept_ids
@@ -258,6 +278,8 @@ def test_map_of_the_earth(run, page):
             assert np.nansum(cells) == number
     page.select_option("#earth-area", "")
     assert len(traces(page, "earth-chart")[1]["x"]) == 2
+    south, north = page.evaluate("document.getElementById('earth-chart')._fullLayout.yaxis.range")
+    assert -90 <= south < 40 < north <= 90
     page.click("#earth-reset")
     assert page.evaluate("document.getElementById('earth-chart').data.length") == 2
 

@@ -14,7 +14,7 @@ function plotly() {
 
 const coarse = matchMedia("(pointer: coarse)").matches; // a finger scrolls the page, not the chart
 const dark = matchMedia("(prefers-color-scheme: dark)");
-const config = { displayModeBar: false, responsive: true, doubleClick: "reset" };
+const config = { displayModeBar: false, responsive: true, doubleClick: "reset", typesetMath: false };
 
 function layout(more = {}) {
   const axis = { gridcolor: colour("rule"), zerolinecolor: colour("rule"), linecolor: colour("rule"), automargin: true };

@@ -20,6 +20,10 @@ if (data.points && canUnpack) {
   let current = -1;
   const kind = () => kinds[at("map-colour").value];
   const points = () => methods[at("map-method")?.value ?? Object.keys(methods)[0]];
+  const frame = (values) => { // of all images, so that a part of them is seen in its place
+    const [low, high] = [Math.min(...values), Math.max(...values)];
+    return [low - 0.04 * (high - low), high + 0.04 * (high - low)];
+  };
 
   const colourOf = (code) => {
     if (kind() === kinds.kept) return colour(code ? "accent" : "bar");
@@ -58,8 +62,11 @@ if (data.points && canUnpack) {
       type: "scatter", mode: "markers", x: current < 0 ? [] : [x[current]], y: current < 0 ? [] : [y[current]], hoverinfo: "skip",
       marker: { size: 14, color: "rgba(0,0,0,0)", line: { width: 2, color: colour("ink") } },
     };
-    const bare = { visible: false };
-    await Plotly.react(chartAt, [dots, ring], layout({ height: chartAt.clientHeight, xaxis: bare, yaxis: bare, hovermode: "closest", uirevision: at("map-method")?.value }), config);
+    await Plotly.react(chartAt, [dots, ring], layout({
+      height: chartAt.clientHeight, hovermode: "closest", uirevision: at("map-method")?.value,
+      // Distances mean the same in both directions.
+      xaxis: { visible: false, range: frame(x) }, yaxis: { visible: false, range: frame(y), scaleanchor: "x" },
+    }), config);
     const legend = kind().order.slice(0, palette.length).map((code) => {
       const [entry, key] = [document.createElement("span"), document.createElement("span")];
       [entry.className, key.className, key.style.background] = ["entry", "key dot", colourOf(code)];
@@ -86,14 +93,17 @@ if (data.points && canUnpack) {
   choices();
   at("map-colour").addEventListener("change", () => { choices(); if (Plotly) draw(); });
   for (const name of ["map-only", "map-method"]) at(name)?.addEventListener("change", () => Plotly && draw());
-  at("map-reset").addEventListener("click", () => Plotly?.relayout(chartAt, { "xaxis.autorange": true, "yaxis.autorange": true }));
+  at("map-reset").addEventListener("click", () => Plotly?.relayout(chartAt, { "xaxis.range": frame(points()[0]), "yaxis.range": frame(points()[1]) }));
   at("map-next").addEventListener("click", () => step(1));
   at("map-previous").addEventListener("click", () => step(-1));
   chart(chartAt, async (loaded) => {
     const first = !Plotly;
     Plotly = loaded;
     await draw();
-    if (first) chartAt.on("plotly_hover", (event) => { if (event.points[0].customdata !== undefined) show(event.points[0].customdata); });
+    if (!first) return;
+    for (const pointed of ["plotly_hover", "plotly_click"]) { // a finger does not hover
+      chartAt.on(pointed, (event) => { if (event.points[0].customdata !== undefined) show(event.points[0].customdata); });
+    }
   });
 }
 
@@ -126,8 +136,9 @@ if (data.geography && canUnpack) {
     const outline = { type: "scatter", mode: "lines", visible, x: land[0], y: land[1], fill: area ? "none" : "toself", fillcolor: colour("rule"), line: { color: colour("bar"), width: 1 }, hoverinfo: "skip" };
     return Plotly.react(chartAt, [outline, shown], layout({
       height: chartAt.clientHeight, uirevision: number,
-      xaxis: { range: area ? margin(area.lon) : [-180, 180], ticksuffix: "°", zeroline: false },
-      yaxis: { range: area ? margin(area.lat) : [-60, 85], ticksuffix: "°", zeroline: false, scaleanchor: "x", scaleratio: area ? area.aspect : 1 },
+      // The axes end where their range does, as there is no latitude beyond the poles.
+      xaxis: { range: area ? margin(area.lon) : [-180, 180], nticks: 5, tickangle: 0, ticksuffix: "°", zeroline: false, constrain: "domain" },
+      yaxis: { range: area ? margin(area.lat) : [-60, 85], nticks: 8, ticksuffix: "°", zeroline: false, scaleanchor: "x", scaleratio: area ? area.aspect : 1, constrain: "domain" },
     }), config);
   };
 
