@@ -27,6 +27,13 @@ def experiment(
     workers: Annotated[int | None, typer.Option(min=1, help="Runs at once, in place of the file's.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu or cuda, in place of the file's.")] = None,
     minutes: Annotated[float | None, typer.Option(min=0, help="Stop after this time; go on later.")] = None,
+    results: Annotated[
+        Path | None,
+        typer.Option(
+            help="results.parquet of this experiment from elsewhere: its runs count as done.",
+            show_default=False,
+        ),
+    ] = None,
     only_collect: Annotated[bool, typer.Option("--collect", help="Only write the results so far.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")] = False,
     quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No notices.")] = False,
@@ -40,6 +47,7 @@ def experiment(
         if missing:
             raise ConfigError(f"experiment needs {', '.join(missing)}: run pip install 'rsprune[train]'")
         from rsprune.experiment.config import load
+        from rsprune.experiment.earlier import adopt
         from rsprune.experiment.results import collect
         from rsprune.experiment.runner import experiment as run_experiment
 
@@ -47,6 +55,8 @@ def experiment(
         settings = replace(settings, workers=workers or settings.workers, device=device or settings.device)
         terminal = Terminal(quiet=quiet or as_json, as_json=as_json)
         if only_collect:
+            if results:
+                adopt(results, settings, out)
             facts = collect(settings, out)
             facts = {"done": facts["done"], "planned": facts["planned"], "report": str(out / "index.html")}
         else:
@@ -56,6 +66,7 @@ def experiment(
                 labels=_listed(arms),
                 seeds=_seeds(seeds),
                 minutes=minutes,
+                results=results,
                 say=terminal.say,
             )
         said = f"{facts['done']} of {facts['planned']} runs are done: {facts['report']}"

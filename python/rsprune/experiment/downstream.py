@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 
 from rsprune.errors import ConfigError
+from rsprune.experiment import earlier
 from rsprune.experiment.config import WITH_LAYOUT, DownstreamConfig, ExperimentConfig
 from rsprune.experiment.imagery import open_picture
 from rsprune.experiment.regions import Tiles, split
@@ -81,13 +82,21 @@ def ready(
     Raises:
         ConfigError: One that is done had other settings.
     """
-    found = [
+    elsewhere = earlier.load(out).done
+    wanted = [
         tuning
         for tuning in planned(settings, out)
-        if (tuning.foundation / "result.json").is_file()
-        and (not labels or tuning.arm in (*labels, SCRATCH))
+        if (not labels or tuning.arm in (*labels, SCRATCH))
         and (not seeds or tuning.seed in seeds)
+        and (tuning.arm, tuning.seed, tuning.task.label) not in elsewhere
     ]
+    found = [tuning for tuning in wanted if (tuning.foundation / "result.json").is_file()]
+    if far := [
+        tuning for tuning in wanted if tuning not in found and (tuning.arm, tuning.seed, "") in elsewhere
+    ]:
+        say(
+            f"{len(far)} fine-tunings are left out: their models are where the runs were done ({far[0].label}, ...)"
+        )
     if found and not (out / "data/downstream").is_dir():
         say("cutting tiles for the fine-tunings")
         _write_data(settings, out / "data/downstream")

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol
 
 from rsprune.errors import ConfigError, RspruneError
 from rsprune.evaluation.provenance import code
-from rsprune.experiment import arms, distances, downstream
+from rsprune.experiment import arms, distances, downstream, earlier
 from rsprune.experiment.config import ArmConfig, ExperimentConfig
 from rsprune.experiment.prepare import Prepared, prepare
 from rsprune.experiment.results import collect
@@ -73,6 +73,7 @@ def experiment(
     labels: Sequence[str] = (),
     seeds: Sequence[int] = (),
     minutes: float | None = None,
+    results: Path | None = None,
     say: Say = lambda _: None,
 ) -> dict[str, Any]:
     """Runs what is missing of an experiment, and writes its results into `out`.
@@ -84,13 +85,14 @@ def experiment(
         seeds: To run; all of the settings if not given.
         minutes: After which to stop. What is being trained is stopped too, and goes on from its last
             checkpoint when the experiment is run again.
+        results: ``results.parquet`` of this experiment from another folder; its runs count as done from now on.
         say: Takes notices.
 
     Returns:
         How many runs are done, of how many, and where the results are.
 
     Raises:
-        ConfigError: The folder holds another experiment, or there is no such arm.
+        ConfigError: The folder or the results are of another experiment, or there is no such arm.
         RunFailed: A run ended with an error; the others go on first.
     """
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
@@ -101,6 +103,8 @@ def experiment(
     out.mkdir(parents=True, exist_ok=True)
     with Run(out).lock():
         _adopt(settings, out)
+        if results:
+            earlier.adopt(results, settings, out)
         data = prepare(settings, out, say=say)
         if settings.measure.samples:
             for name in settings.measure.extractors:
@@ -109,11 +113,13 @@ def experiment(
                     data, name, weights=settings.measure.weights, device=settings.device
                 )
         chosen = [arm for arm in settings.arms if not labels or arm.label in labels]
+        elsewhere = earlier.load(out).done
         # Seed by seed, so that unfinished results compare all arms already.
         plan = [
             Planned(arm, seed, out / "runs" / f"{arm.slug}-{seed}")
             for seed in seeds or settings.seeds
             for arm in chosen
+            if (arm.label, seed, "") not in elsewhere
         ]
         prepared = _requests(settings, data, out, plan, say)
         _floors(settings, data, out, plan, prepared)
@@ -187,7 +193,7 @@ def _floors(
 ) -> None:
     """What real images get, of the first seed's selections; before any run, so nothing can depend on them."""
     path = out / "floors.json"
-    if not settings.measure.samples or path.is_file():
+    if not plan or not settings.measure.samples or path.is_file():
         return
     kept = {run.arm.label: found[run.folder].kept for run in plan if run.seed == plan[0].seed}
     kept.pop("reweighted", None)  # the same images as the full arm's

@@ -59,6 +59,7 @@ def summarise(
         "data": data,
         "settings": asdict(settings),
         "revisions": sorted({row["revision"] or "not known" for row in rows if "revision" in row}),
+        "machines": sorted({row["machine"] for row in rows if row.get("machine")}),
         "n_loss": {kind: max((r["n_real"] for r in _of(rows, kind, "loss")), default=0) for kind in KINDS},
         "curves": curves,
         "table": {

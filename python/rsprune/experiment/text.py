@@ -66,7 +66,7 @@ def _head(facts: dict[str, Any]) -> list[str]:
         "",
         f"Pool: {data['pool']:,} tiles of {facts['settings']['data']['tile']} pixels ({tiles}). Seeds {_list(facts['seeds'])}. "
         f"Losses at shares of noise {_list(measure['times'])}, noise of seed {measure['seed']}, the same for all. "
-        f"Code: {_list(facts['revisions']) or 'no run yet'}.",
+        f"Code: {_list(facts['revisions']) or 'no run yet'}. Trained on: {_list(facts['machines']) or 'not known'}.",
     ]
 
 

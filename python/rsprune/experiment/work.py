@@ -7,9 +7,12 @@ The process ends when its standard input does, so that nothing goes on when the 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
+import platform
+import re
 import sys
 import threading
 import time
@@ -85,13 +88,26 @@ def work(request: Request) -> None:
         rows += measurement(request)
         print(f"{measurement.__name__}: {time.monotonic() - trained:.0f} s after training", flush=True)
     about = {
-        **code(), "images_seen": state["images_seen"], "parameters": state["parameters"], "pixels": state["data"],
+        **code(), "machine": machine(request.device), "images_seen": state["images_seen"], "parameters": state["parameters"], "pixels": state["data"],
         "versions": state["versions"], "train_seconds": round(trained - started, 1),
         "measure_seconds": round(time.monotonic() - trained, 1),
     }  # fmt: skip
     write_json(request.folder / "result.json", {"about": about, "rows": rows})
     for folder in checkpoint.everything(request.model):
         checkpoint.remove(folder)
+
+
+def machine(device: str) -> str:
+    """The name of the processor or GPU that computes."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.get_device_name(device)
+    with contextlib.suppress(OSError):
+        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.M)
+        if found:
+            return found[1]
+    return platform.processor() or platform.machine()
 
 
 def end_with_parent() -> None:

@@ -1,0 +1,82 @@
+"""Results of the same experiment from another folder or machine: what they hold counts as done.
+
+So an experiment that takes days is run in slices, and of a slice only ``results.parquet`` has to be kept.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from rsprune.errors import ConfigError
+from rsprune.experiment.config import ArmConfig, ExperimentConfig
+from rsprune.run import digest, write_table
+
+FILE = "earlier.parquet"
+KEY = b"rsprune.experiment"  # in the metadata of results
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Earlier:
+    """Rows of runs that were done elsewhere, and what those runs were given, by the arm's label."""
+
+    rows: list[Row] = field(default_factory=list)
+    arms: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @property
+    def done(self) -> set[tuple[str, int | None, str]]:
+        return {key(row) for row in self.rows}
+
+
+def key(row: Row) -> tuple[str, int | None, str]:
+    """Which piece of work a row is of: arm, seed, and the fine-tuning's label ("" is the run itself)."""
+    task = row["metric"].partition(":")[0] if row.get("reference") == "downstream" else ""
+    return row["arm"], row.get("seed"), task
+
+
+def marked(table: pa.Table, settings: ExperimentConfig, arms: list[dict[str, Any]]) -> pa.Table:
+    """The table of results with what a later slice has to know: the settings, and what each arm was given."""
+    given = {arm["label"]: {k: v for k, v in arm.items() if k != "grid"} for arm in arms}
+    about = {"identity": digest(settings.identity()), "settings": asdict(settings), "arms": given}
+    return table.replace_schema_metadata({KEY: json.dumps(about).encode()})
+
+
+def adopt(path: Path, settings: ExperimentConfig, out: Path) -> None:
+    """Copies results into an experiment's folder. Raises `ConfigError` where they are of another experiment."""
+    try:
+        table = pq.read_table(path)
+        about = json.loads((table.schema.metadata or {})[KEY])
+    except (OSError, pa.ArrowInvalid, KeyError, ValueError):
+        raise ConfigError(
+            f"{path} holds no results of an experiment: give the results.parquet of one"
+        ) from None
+    if about["identity"] != digest(settings.identity()):
+        raise ConfigError(
+            f"{path} is of an experiment with other data, training or measurements: its numbers cannot be compared"
+        )
+    before = {ArmConfig(**arm).label: _selection(arm) for arm in about["settings"]["arms"]}
+    for arm in settings.arms:
+        if before.get(arm.label, _selection(asdict(arm))) != _selection(asdict(arm)):
+            raise ConfigError(
+                f"{path} has another selection under the name {arm.label!r}: give the arm another name"
+            )
+    write_table(out / FILE, table)
+
+
+def load(out: Path) -> Earlier:
+    """What `adopt` has copied into the folder, or nothing."""
+    if not (out / FILE).is_file():
+        return Earlier()
+    table = pq.read_table(out / FILE)
+    return Earlier(table.to_pylist(), json.loads(table.schema.metadata[KEY])["arms"])
+
+
+def _selection(arm: dict[str, Any]) -> str:
+    return digest({name: value for name, value in arm.items() if name != "name"})
