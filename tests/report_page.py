@@ -7,7 +7,17 @@ from html.parser import HTMLParser
 from rsprune.report import write_report
 from rsprune.run import Run
 
-VOID = {"meta", "img", "br", "input", "path", "use", "rect", "image"}  # the last four close themselves in SVG
+VOID = {
+    "meta",
+    "img",
+    "br",
+    "wbr",
+    "input",
+    "path",
+    "use",
+    "rect",
+    "image",
+}  # the last four close themselves in SVG
 
 
 class Page(HTMLParser):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import re
@@ -55,7 +56,9 @@ def open_page(run, browser):
                                       is_mobile=phone, has_touch=phone, reduced_motion="reduce")  # fmt: skip
         page = context.new_page()
         page.set_default_timeout(15_000)
-        page.on("console", lambda m: wrong.append(m.text) if m.type in ("error", "warning", "trace") else None)
+        page.on(
+            "console", lambda m: wrong.append(m.text) if m.type in ("error", "warning", "trace") else None
+        )
         page.on("pageerror", lambda e: wrong.append(str(e)))
         page.on("dialog", lambda d: (wrong.append(d.message), d.dismiss()))
         page.on("request", lambda r: None if r.url.startswith(("file:", "data:")) else wrong.append(r.url))
@@ -282,6 +285,22 @@ def test_map_of_the_earth(run, page):
     assert -90 <= south < 40 < north <= 90
     page.click("#earth-reset")
     assert page.evaluate("document.getElementById('earth-chart').data.length") == 2
+
+
+def test_labels_of_the_map_of_the_earth_do_not_touch_on_a_phone(open_page):
+    page = open_page(PHONE)
+    draw(page, "earth-chart")
+    # West of Greenwich, and of the size of a scene, where the labels are longest.
+    page.evaluate(
+        "Plotly.relayout('earth-chart', { 'xaxis.range': [-75.74, -75.5], 'yaxis.range': [37.58, 37.77] })"
+    )
+    boxes = page.evaluate("""[...document.querySelectorAll("#earth-chart .xtick text")].map(t => {
+        const box = t.getBoundingClientRect();
+        return [box.left, box.right, box.height];
+    })""")
+    assert len(boxes) >= 2
+    assert all(height < 25 for _, _, height in boxes)  # nor do they lie aslant
+    assert all(right + 4 < left for (_, right, _), (left, _, _) in itertools.pairwise(sorted(boxes)))
 
 
 def test_everything_is_reached_by_keyboard(page):

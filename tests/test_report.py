@@ -12,7 +12,7 @@ from report_page import read
 from rsprune.columns import Columns
 from rsprune.errors import ConfigError
 from rsprune.filters import REASONS
-from rsprune.report import write_report
+from rsprune.report import maps, words, write_report
 from rsprune.report.budget import nearest_better, what_if
 from rsprune.report.calibration import calibration_section
 from rsprune.report.maps import density
@@ -46,11 +46,29 @@ def test_scene_numbers_are_those_of_the_decisions(reported, page):
 
 def test_threshold_and_seconds_are_shown(reported, page):
     threshold = pc.min(reported.decisions.filter(reported.decisions["kept"])["threshold"]).as_py()
-    assert f"12 images lie below the threshold of {threshold:.2f} bits" in page.text
+    assert f"12 images were dropped for lying below the threshold of {threshold:.2f} bits" in page.text
+    assert "No image was dropped for lying above" in page.text
     stages = {e["stage"]: e["seconds"] for e in reported.log()}
     assert {r[0]: r[1] for r in page.table("stage")} == {
         s: f"{t:.1f}" for s, t in stages.items() if s != "report"
     }
+    total = sum(t for s, t in stages.items() if s != "report")
+    assert f"all stages {words.duration(total)}" in page.text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [
+        (0, "0.0 s"),
+        (9.96, "10 s"),
+        (59.6, "1 min 0 s"),
+        (185, "3 min 5 s"),
+        (3599.9, "1 h 0 min"),
+        (7777, "2 h 10 min"),
+    ],
+)
+def test_durations(seconds, said):
+    assert words.duration(seconds) == said
 
 
 def test_page_needs_nothing_from_outside(page):
@@ -185,10 +203,11 @@ def test_reference_benchmark_is_shown(tmp_path):
     }
     write_json(run.path / "calibration.json", calibration)
     page = read(run)
-    rows = [["at classes", "0.523", "1,200", "–"], ["at granularity", "–", "–", "1.000"]]
+    rows = [["one per class", "0.523", "1,200", "–"], ["more per class", "–", "–", "1.000"]]
     assert [t[1:] for t in page.tables if t[0][0] == "clusters of the reference"] == [rows, rows]
     assert "land use images 900 classes a, b" in page.text
-    assert "labels reached no" in page.text
+    assert next(t[0] for t in page.tables if t[0][0] == "clusters of the reference")[1] == "NMI"
+    assert "labels purity of 90 % reached no" in page.text
 
 
 def test_nothing_selected_yet(tmp_path):
@@ -255,6 +274,33 @@ def test_areas_hold_all_located_images(reported):
     sums = [(a["images"].sum(), a["kept"].sum()) for a in found["areas"]]
     assert sorted(sums) == sorted((m.sum(), (m & kept).sum()) for m in (located & north, located & ~north))
     assert all((a["images"] >= a["kept"]).all() for a in found["areas"])
+
+
+@pytest.mark.parametrize(("tiles", "alike"), [(59, 1), (150, 0.9)])
+def test_cells_of_the_map_hold_as_many_tiles_each(tiles, alike):
+    # The tiles of a scene, whose rows are not quite parallel to the equator.
+    y, x = (axis.ravel() * 0.01 for axis in np.mgrid[:tiles, :tiles])
+    turn = np.radians(0.2)
+    lat, lon = (
+        38 + y * np.cos(turn) - x * np.sin(turn),
+        (y * np.sin(turn) + x * np.cos(turn)) / np.cos(np.radians(38)),
+    )
+    grid = maps._grid(lat, lon, np.ones(len(lat), bool))
+    assert grid["images"].sum() == tiles**2
+    inside = grid["images"][1:-1, 1:-1]
+    assert np.mean(inside == np.median(inside)) >= alike
+    assert max(grid["images"].shape) <= maps.CELLS + 1
+
+
+@pytest.mark.parametrize(
+    ("lat", "lon"),
+    [([5.0], [6.0]), ([5.0, 5.0], [6.0, 6.0]), ([5.0, 5.0, 5.0], [6.0, 6.1, 9.0]), ([1.0, 9.0], [2.0, 2.0])],
+)
+def test_map_of_a_few_places(lat, lon):
+    grid = maps._grid(np.array(lat), np.array(lon), np.ones(len(lat), bool))
+    assert grid["images"].sum() == grid["kept"].sum() == len(lat)
+    assert np.all(np.diff(grid["lat"]) > 0)
+    assert np.all(np.diff(grid["lon"]) > 0)
 
 
 def test_settings_say_how_the_seats_are_divided(page):

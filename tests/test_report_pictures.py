@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 from report_page import Page, read
 from rsprune.columns import Columns
 from rsprune.report import charts, examples, sheets, write_report
+from rsprune.report import page as page_module
 from rsprune.run import write_array, write_table
 from rsprune.sources import ids
 from run_folder import make_run, make_window_run
@@ -34,18 +35,23 @@ def test_sheets_hold_the_images(reported, page):
 
 
 def test_kept_images_are_outlined():
-    red = Image.new("RGB", (64, 64), (200, 0, 0))
-    sheet = sheets.contact_sheet([(red, True), (red, False), (None, True)], columns=2)
+    white = Image.new("RGB", (64, 64), (255, 255, 255))
+    sheet = sheets.contact_sheet(
+        [(white, sheets.KEPT), (white, None), (None, sheets.KEPT), (white, sheets.STAYS)], columns=2
+    )
     pixels = np.asarray(
         Image.open(io.BytesIO(base64.b64decode(sheet["src"].partition(",")[2]))).convert("RGBA")
     )
     assert pixels.shape == (2 * sheets.PITCH, 2 * sheets.PITCH, 4)
     middle = sheets.PITCH // 2
     ring = pixels[middle, 2].astype(int)
-    assert np.abs(ring - sheets.OUTLINE).max() < 60
+    assert np.abs(ring - sheets.KEPT).max() < 60
+    assert np.abs(pixels[sheets.PITCH + middle, sheets.PITCH + 2].astype(int) - sheets.STAYS).max() < 60
     assert pixels[middle, sheets.PITCH + 2, 3] == 0  # no ring: the page shows through
+    edge = pixels[middle, sheets.PITCH + 3].astype(int)  # but a line, or ice would vanish on white paper
+    assert np.abs(edge - sheets.EDGE).max() < 60
     assert 60 < pixels[sheets.PITCH + 10, middle, 3] < 140  # grey cell
-    assert pixels[-1, -1, 3] == 0
+    assert pixels[-1, 0, 3] == 0
 
 
 @pytest.mark.parametrize(
@@ -76,7 +82,8 @@ def test_images_that_have_gone_are_grey_cells(tmp_path):
 
 def test_several_sources_have_a_histogram_each(tmp_path):
     page = read(make_run(tmp_path, sources=3))
-    assert {"s0", "s1", "s2"} <= {t.strip() for t in page.texts}
+    shown = {t.strip() for t in page.texts}
+    assert {"s0, 17 images", "s1, 17 images", "s2, 17 images"} <= shown  # each panel has a scale of its own
     assert any("of each of 3 sources" in s["aria-label"] for s in page.all("svg"))
     assert [r[0] for r in page.table("source")] == ["s0", "s1", "s2"]
 
@@ -93,7 +100,28 @@ def test_duplicates_stand_beside_the_image_that_stays(tmp_path):
     assert sorted(groups.pop(near)) == [f"nearly {k}.png" for k in range(4)]
     ((stays, rows),) = groups.items()
     assert len({stays, *rows} & {f"copy {k}.png" for k in range(3)}) >= 2
-    assert "4 like it" in read(run).text
+    page = read(run)
+    reasons = dict(zip(names, run.decisions["reason"].to_pylist(), strict=True))
+    assert f"and 4 like it · {said(reasons[near])}" in page.text
+    assert f"and 3 like it · {said(reasons[stays])}" in page.text
+
+
+def said(reason):
+    """What the heading of a group says of the image that stays."""
+    return "kept" if reason == "kept" else f"dropped itself: {reason.replace('_', ' ')}"
+
+
+def test_few_clusters_are_all_shown_and_many_in_part(reported, monkeypatch):
+    monkeypatch.setattr(examples, "PER_ORDER", 1)
+    monkeypatch.setattr(examples, "ORDERS", (("largest first", "size", True),) * 4)
+    assert len(examples.clusters(Columns(reported), 0)) == 4
+    monkeypatch.setattr(examples, "ORDERS", (("largest first", "size", True),) * 3)
+    assert len(examples.clusters(Columns(reported), 0)) == 1
+
+
+def test_names_break_between_their_parts():
+    name = "a/b_<c>.tif#0,64"
+    assert page_module._breakable(name) == "a/<wbr>b_<wbr>&lt;c&gt;.tif#<wbr>0,<wbr>64"
 
 
 def test_windows_of_a_scene_are_read_together(tmp_path, monkeypatch):

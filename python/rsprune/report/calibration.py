@@ -7,6 +7,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from rsprune.calibration import PURITY
 from rsprune.run import Run
 
 TRANSFORMS = {
@@ -14,6 +15,16 @@ TRANSFORMS = {
     "raw": "only of unit length",
     "standardised": "standardised by the reference",
     "whitened": "whitened by the reference",
+}
+WORDS = {
+    "nmi": "NMI",
+    "ami": "AMI",
+    "ari": "ARI",
+    "granularity": "clusters per class",
+    "reached": f"purity of {100 * PURITY:g} % reached",
+    "at_classes": "one per class",
+    "at_granularity": "more per class",
+    "knn_accuracy": "5-nn accuracy",
 }
 COLUMNS = ("encoder", "transform", "granularity", "clusters", "nmi", "ami", "ari", "purity", "knn_accuracy")
 
@@ -72,10 +83,16 @@ def _record(record: Mapping[str, Any]) -> dict[str, Any]:
             parts |= {f"{k} {i}": part for i, part in enumerate(v, 1)}
     heads = list(dict.fromkeys(chain(*parts.values())))
     return {
-        "facts": [(k, _plain(v)) for k, v in record.items() if k not in parts and f"{k} 1" not in parts],
-        "heads": heads,
-        "rows": [(name, [_plain(part.get(head)) for head in heads]) for name, part in parts.items()],
+        "facts": [
+            (_word(k), _plain(v)) for k, v in record.items() if k not in parts and f"{k} 1" not in parts
+        ],
+        "heads": [_word(head) for head in heads],
+        "rows": [(_word(name), [_plain(part.get(head)) for head in heads]) for name, part in parts.items()],
     }
+
+
+def _word(key: str) -> str:
+    return WORDS.get(key, key.replace("_", " "))
 
 
 def _plain(value: Any) -> str:

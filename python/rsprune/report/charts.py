@@ -19,6 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 WIDTH = 340  # points, so that a phone shows the labels at their own size
+FONT = 12.5  # points of that width
 MAX_LABEL = 20  # characters of a scene or source name
 BINS = 48
 COARSE = 3  # degrees; in a smaller area the outlines of land, good to a quarter of a degree, would mislead
@@ -29,7 +30,7 @@ _COLOURS = {
     INK: "var(--ink)", SOFT: "var(--soft)", BAR: "var(--bar)", ACCENT: "var(--accent)", RULE: "var(--rule)",
 }  # fmt: skip
 _STYLE: Any = {
-    "svg.fonttype": "none", "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": 11,
+    "svg.fonttype": "none", "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": FONT,
     "text.color": INK, "axes.labelcolor": SOFT, "axes.edgecolor": RULE, "xtick.color": SOFT,
     "ytick.color": SOFT, "xtick.labelcolor": SOFT, "ytick.labelcolor": INK, "axes.spines.top": False,
     "axes.spines.right": False, "axes.spines.left": False, "axes.linewidth": 1, "xtick.major.width": 1,
@@ -77,17 +78,18 @@ def histogram(
                 axis.stairs(heights, edges, fill=True, color=colour, linewidth=0, baseline=0.5 if log else 0)
             if threshold is not None:
                 axis.axvline(threshold, color=INK, linewidth=1, dashes=(3, 2))
-            axis.set_yticks([])
             axis.minorticks_off()
             highest = max(counts.max(initial=1), 1)
+            axis.set_yticks([highest], [f"{highest:,}"], color=SOFT)  # what the highest bar stands for
             axis.set_ylim(*((0.5, highest * 2) if log else (0, highest * 1.05)))
             if len(panels) > 1:
-                axis.set_title(_short(name), loc="left", fontsize=11, color=INK, pad=2)
+                title = f"{_short(name)}, {_images(len(everything))}"
+                axis.set_title(title, loc="left", fontsize=FONT, color=INK, pad=6)
         axes[-1].set_xlim(edges[0], edges[-1])
-        axes[-1].set_xlabel(label, fontsize=11)
+        axes[-1].set_xlabel(label, fontsize=FONT)
         axes[-1].xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
 
-    return _svg(draw, height=150 if len(panels) < 2 else 40 + 84 * len(panels), alt=alt)
+    return _svg(draw, height=150 if len(panels) < 2 else 46 + 90 * len(panels), alt=alt)
 
 
 def scene_shares(scenes: Sequence[tuple[str, float, float]], *, alt: str) -> str:
@@ -115,7 +117,7 @@ def scene_shares(scenes: Sequence[tuple[str, float, float]], *, alt: str) -> str
         axis.grid(axis="x", color=RULE, linewidth=0.5)
         axis.set_axisbelow(True)
 
-    return _svg(draw, height=34 + 19 * len(scenes), alt=alt)
+    return _svg(draw, height=38 + 21 * len(scenes), alt=alt)
 
 
 def scatter(points: np.ndarray, kept: np.ndarray, *, alt: str) -> str:
@@ -174,10 +176,15 @@ def density(grid: Mapping[str, Any], land: Sequence[np.ndarray], *, alt: str) ->
             axis.imshow(cells, cmap="cividis", norm=scale, origin="lower", aspect=grid["aspect"], zorder=2,
                         extent=(lon[0], lon[-1], lat[0], lat[-1]), interpolation="nearest")  # fmt: skip
             axis.set(xlim=(lon[0], lon[-1]), ylim=(lat[0], lat[-1]), xticks=[], yticks=[])
-            title = f"{grid[name].sum():,} {'images' if name == 'images' else 'kept'}"
-            axis.set_title(title, loc="left", fontsize=11, color=INK, pad=3)
+            n = grid[name].sum()
+            title = _images(n) if name == "images" else f"{n:,} kept"
+            axis.set_title(title, loc="left", fontsize=FONT, color=INK, pad=3)
 
     return _svg(draw, height=min(30 + WIDTH / 2 / max(wide, 0.5), 400), alt=alt)
+
+
+def _images(n: int) -> str:
+    return f"{n:,} {'image' if n == 1 else 'images'}"
 
 
 def _short(name: str) -> str:

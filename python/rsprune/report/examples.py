@@ -81,10 +81,11 @@ def clusters(columns: Columns, seed: int) -> list[dict[str, Any]]:
     with safe_open(columns.run.path / "clusters.safetensors", framework="numpy") as f:
         spread = f.get_tensor("spreads")
     numbers = {"size": sizes, "spread": spread, "share": kept / np.maximum(sizes, 1)}
+    first = PER_ORDER if len(present) > PER_ORDER * len(ORDERS) else len(present)  # few are all shown
     chosen: set[int] = set()
     for _, by, descending in ORDERS:
         value = numbers[by][present]
-        chosen.update(present[np.lexsort((present, -value if descending else value))][:PER_ORDER].tolist())
+        chosen.update(present[np.lexsort((present, -value if descending else value))][:first].tolist())
     scene, scenes = columns.scenes
     shown = np.flatnonzero(np.isin(columns.cluster, list(chosen)))
     shown = shown[np.argsort(columns.cluster[shown], kind="stable")]

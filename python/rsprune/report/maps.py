@@ -81,14 +81,27 @@ def _grid(lat: np.ndarray, lon: np.ndarray, kept: np.ndarray) -> dict[str, Any]:
     south, north, west, east = (float(v) for v in (lat.min(), lat.max(), lon.min(), lon.max()))
     # So that a cell is about as high as it is wide, in kilometres.
     narrower = math.cos(math.radians(min(abs(south + north) / 2, 80)))
-    places = max(1, min(CELLS, math.isqrt(len(lat) // 4)))  # some four images to a cell
-    side = max(north - south, (east - west) * narrower, 1e-3) / places
+    high, wide = north - south, (east - west) * narrower
+    apart = _spacing(high, wide, len(lat))
+    # A whole number of images fits into a cell, and the edges run between them: were they to run through the
+    # centres of a regular grid of images, chance would decide to which side each counts.
+    side = apart * max(2, math.ceil((max(high, wide) / apart + 1) / CELLS))
     edges = [
-        low - step / 2 + step * np.arange(round((high - low) / step) + 2)
-        for low, high, step in ((south, north, side), (west, east, side / narrower))
+        (low - apart / 2 + side * np.arange(math.ceil((span + 0.75 * apart) / side) + 1)) / scale
+        for low, span, scale in ((south, high, 1), (west * narrower, wide, narrower))
     ]
     counts = [np.histogram2d(lat[m], lon[m], bins=edges)[0].astype(int) for m in (slice(None), kept)]
     return {
         "images": counts[0], "kept": counts[1], "lat": edges[0], "lon": edges[1],
         "aspect": 1 / narrower, "bounds": (south, north, west, east),
     }  # fmt: skip
+
+
+def _spacing(high: float, wide: float, n: int) -> float:
+    """Distance in degrees of neighbours, were `n` images laid out evenly on a box of that size."""
+    if high == wide == 0:
+        return 1e-3
+    if n == 1:
+        return max(high, wide)
+    # (high / d + 1) (wide / d + 1) = n, solved for d
+    return (high + wide + math.sqrt((high + wide) ** 2 + 4 * (n - 1) * high * wide)) / (2 * (n - 1))

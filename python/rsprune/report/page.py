@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from functools import cache
@@ -24,7 +25,7 @@ from rsprune.report.calibration import calibration_section
 from rsprune.report.maps import density, land, projection
 from rsprune.report.scores import score_sections
 from rsprune.report.search import SEARCHED, entropy_threshold, facts, packed, packed_text
-from rsprune.report.sheets import Thumbnails, atlas, contact_sheet
+from rsprune.report.sheets import KEPT, STAYS, Thumbnails, atlas, contact_sheet
 from rsprune.run import Run, write_atomic
 
 COLUMNS_OF_SHEET = 10
@@ -59,8 +60,14 @@ def _environment() -> Environment:
     )  # fmt: skip
     environment.filters["count"] = lambda n: f"{n:,}"
     environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
+    environment.filters["breakable"] = _breakable
     environment.filters["words"] = lambda code: str(code).replace("_", " ")
     return environment
+
+
+def _breakable(name: str) -> Markup:
+    """A name that is broken between its parts, where it is too long for a line."""
+    return Markup("<wbr>").join(re.split(r"(?<=[/#,_])", name))
 
 
 def _facts(run: Run, progress: Progress) -> dict[str, Any]:
@@ -83,13 +90,16 @@ def _facts(run: Run, progress: Progress) -> dict[str, Any]:
     thumbnails = Thumbnails(columns, {*shown, *points}, progress)
     names = dict(zip(thumbnails, columns.ids(list(thumbnails)), strict=True))
 
-    def sheet(rows: Sequence[int], per_row: int, *, outline: bool = True) -> dict[str, Any]:
-        cells = [(thumbnails[i], bool(columns.kept[i]) and outline) for i in rows]
+    def sheet(
+        rows: Sequence[int], per_row: int, *, outline: bool = True, stays: int | None = None
+    ) -> dict[str, Any]:
+        colours = [KEPT if columns.kept[i] and outline else STAYS if i == stays else None for i in rows]
+        cells = [(thumbnails[i], colour) for i, colour in zip(rows, colours, strict=True)]
         listed = [(names[i], bool(columns.kept[i])) for i in rows]
         return {"names": listed, **contact_sheet(cells, columns=min(per_row, len(cells)))}
 
     budgets = what_if(columns, seed)
-    geography = density(columns)
+    geography, seconds = density(columns), words.seconds(run)
     tiles = atlas([thumbnails[i] for i in points])
     data = {
         "budgets": budgets and {**budgets, "shown": SCENES_IN_WHAT_IF},
@@ -119,7 +129,10 @@ def _facts(run: Run, progress: Progress) -> dict[str, Any]:
             for reason, rows in samples.items()
         ],
         "errors": examples.unreadable(columns, ERRORS_SHOWN),
-        "groups": [(names[first], n, sheet(rows, examples.PER_GROUP)) for first, n, rows in groups],
+        "groups": [
+            (names[first], n, REASONS[columns.reason[first]], sheet(rows, examples.PER_GROUP, stays=first))
+            for first, n, rows in groups
+        ],
         "n_groups": n_groups,
         "clusters": [{**c, "sheet": sheet(c["rows"], examples.PER_CLUSTER)} for c in clusters],
         "orders": examples.ORDERS,
@@ -129,7 +142,8 @@ def _facts(run: Run, progress: Progress) -> dict[str, Any]:
         "benchmark": calibration_section(run),
         "settings": words.settings(columns, entropy_threshold(columns)),
         "sources": words.sources(run),
-        "seconds": words.seconds(run),
+        "seconds": seconds,
+        "duration": words.duration(sum(spent for _, spent, _ in seconds)),
         "searched": min(total, SEARCHED),
         "data": data,
         "search": packed(facts(columns, [*shown, *points])),
@@ -255,7 +269,8 @@ def _geography_section(found: dict[str, Any]) -> dict[str, Any]:
     overview = charts.overview(
         [(a["bounds"], n) for a, (_, n, _) in zip(found["areas"], areas, strict=True)], land(), alt=alt
     )
-    return {**found, "overview": Markup(overview), "maps": maps, "areas": areas}
+    most = [int(a["images"].max()) for a in found["areas"]]
+    return {**found, "overview": Markup(overview), "maps": maps, "areas": areas, "most": most}
 
 
 def _where(south: float, north: float, west: float, east: float) -> str:

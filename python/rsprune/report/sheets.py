@@ -18,7 +18,9 @@ THUMBNAIL = 64  # pixels
 SMALL = 40  # pixels, in the picture that the maps take their tiles from
 RING, GAP = 3, 2  # pixels of the outline, and between two of them
 PITCH = THUMBNAIL + 2 * RING + GAP
-OUTLINE = (240, 127, 30, 255)  # stands out from fields, woods and water, on white and on black
+KEPT = (240, 127, 30, 255)  # stands out from fields, woods and water, on white and on black
+STAYS = (122, 128, 134, 255)  # as the grey of the page
+EDGE = (128, 128, 128, 128)  # of every image, as ice would vanish on white paper and deep water on black
 MISSING = (128, 128, 128, 96)
 READ_AT_ONCE = 64  # images between two steps of the progress
 
@@ -71,11 +73,13 @@ def _thumbnail(reader: Reader, row: Mapping[str, Any]) -> Image.Image | None:
         return None
 
 
-def contact_sheet(cells: Sequence[tuple[Image.Image | None, bool]], *, columns: int) -> dict[str, Any]:
+def contact_sheet(
+    cells: Sequence[tuple[Image.Image | None, tuple[int, int, int, int] | None]], *, columns: int
+) -> dict[str, Any]:
     """One picture of thumbnails, row by row.
 
     Args:
-        cells: thumbnail (None gives a grey cell) and whether it is outlined.
+        cells: thumbnail (None gives a grey cell) and the colour of its outline, if it has one.
         columns: cells per row.
 
     Returns:
@@ -84,7 +88,7 @@ def contact_sheet(cells: Sequence[tuple[Image.Image | None, bool]], *, columns: 
     n_rows = -(-len(cells) // columns)
     sheet = Image.new("RGBA", (PITCH * columns, PITCH * n_rows))
     draw = ImageDraw.Draw(sheet)
-    for i, (thumbnail, outlined) in enumerate(cells):
+    for i, (thumbnail, outline) in enumerate(cells):
         x, y = PITCH * (i % columns), PITCH * (i // columns)
         if thumbnail is None:
             box = (x + RING + 1, y + RING + 1, x + RING + THUMBNAIL, y + RING + THUMBNAIL)
@@ -93,9 +97,9 @@ def contact_sheet(cells: Sequence[tuple[Image.Image | None, bool]], *, columns: 
             continue
         x += (PITCH - thumbnail.width) // 2
         y += (PITCH - thumbnail.height) // 2
-        if outlined:
-            right, bottom = x + thumbnail.width + RING - 1, y + thumbnail.height + RING - 1
-            draw.rectangle((x - RING, y - RING, right, bottom), fill=OUTLINE)
+        ring = RING if outline else 1
+        box = (x - ring, y - ring, x + thumbnail.width + ring - 1, y + thumbnail.height + ring - 1)
+        draw.rectangle(box, fill=outline or EDGE)
         sheet.paste(thumbnail, (x, y))
     return {"src": _webp(sheet, quality=80), "width": sheet.width, "height": sheet.height}
 

@@ -170,3 +170,14 @@ def seconds(run: Run) -> list[tuple[str, float, float]]:
     stages = [(s, last[s]) for s in STAGES if s in last and s != "report"]
     total = sum(spent for _, spent in stages) or 1.0
     return [(s, spent, spent / total) for s, spent in stages]
+
+
+def duration(seconds: float) -> str:
+    """A time in the two largest of its units, such as 44 s, 3 min 5 s or 2 h 10 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{seconds:.1f} s" if seconds < 9.95 else f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    minutes = round(seconds / 60)
+    return f"{minutes // 60:,} h {minutes % 60} min"

@@ -137,7 +137,7 @@ if (data.geography && canUnpack) {
     return Plotly.react(chartAt, [outline, shown], layout({
       height: chartAt.clientHeight, uirevision: number,
       // The axes end where their range does, as there is no latitude beyond the poles.
-      xaxis: { range: area ? margin(area.lon) : [-180, 180], nticks: 5, tickangle: 0, ticksuffix: "°", zeroline: false, constrain: "domain" },
+      xaxis: { range: area ? margin(area.lon) : [-180, 180], nticks: Math.max(2, Math.floor(chartAt.clientWidth / 110)), tickangle: 0, ticksuffix: "°", zeroline: false, constrain: "domain" },
       yaxis: { range: area ? margin(area.lat) : [-60, 85], nticks: 8, ticksuffix: "°", zeroline: false, scaleanchor: "x", scaleratio: area ? area.aspect : 1, constrain: "domain" },
     }), config);
   };
