@@ -279,8 +279,11 @@ def test_map_of_the_earth(run, page):
             page.select_option("#earth-show", show)
             cells = np.array(traces(page, "earth-chart")[1]["z"], float)
             assert np.nansum(cells) == number
+            assert traces(page, "earth-chart")[1]["zmax"] == max(np.nanmax(cells), 1)
     page.select_option("#earth-area", "")
-    assert len(traces(page, "earth-chart")[1]["x"]) == 2
+    shown = traces(page, "earth-chart")[1]
+    assert len(shown["x"]) == 2
+    assert (shown["marker"]["cmin"], shown["marker"]["cmax"]) == (0, max(shown["marker"]["color"]))
     south, north = page.evaluate("document.getElementById('earth-chart')._fullLayout.yaxis.range")
     assert -90 <= south < 40 < north <= 90
     page.click("#earth-reset")

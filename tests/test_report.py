@@ -12,7 +12,7 @@ from report_page import read
 from rsprune.columns import Columns
 from rsprune.errors import ConfigError
 from rsprune.filters import REASONS
-from rsprune.report import maps, words, write_report
+from rsprune.report import charts, maps, sheets, words, write_report
 from rsprune.report.budget import nearest_better, what_if
 from rsprune.report.calibration import calibration_section
 from rsprune.report.maps import density
@@ -127,6 +127,8 @@ def test_page_is_accessible(page):
 
 
 def test_colours_have_enough_contrast(page):
+    ring = "#{:02x}{:02x}{:02x}".format(*sheets.KEPT[:3])
+    assert ring in page.html  # the key of the outlines
     names = ("paper", "ink", "soft", "rule", "bar", "accent")
     palettes = re.findall("; ".join(rf"--{name}: (#\w+)" for name in names), page.html)
     assert len(palettes) == 2
@@ -145,7 +147,7 @@ def test_colours_have_enough_contrast(page):
 
     for paper, ink, soft, _, bar, accent in palettes:
         assert min(contrast(paper, c) for c in (ink, soft, accent)) >= 4.5
-        assert contrast(paper, bar) >= 3
+        assert min(contrast(paper, bar), contrast(paper, ring)) >= 3
 
 
 def test_same_folder_gives_the_same_bytes(reported):
@@ -290,6 +292,15 @@ def test_cells_of_the_map_hold_as_many_tiles_each(tiles, alike):
     inside = grid["images"][1:-1, 1:-1]
     assert np.mean(inside == np.median(inside)) >= alike
     assert max(grid["images"].shape) <= maps.CELLS + 1
+
+
+def test_land_is_seen_on_the_cells_of_a_large_area():
+    lat, lon = np.random.default_rng(0).uniform((40, 0), (50, 10), (2000, 2)).T
+    grid = maps._grid(lat, lon, np.ones(len(lat), bool))
+    svg = charts.density(grid, maps.land(), alt="alt")
+    assert svg.rindex("stroke: var(--ink)") > svg.rindex("<image")
+    small = maps._grid(lat / 10, lon / 10, np.ones(len(lat), bool))
+    assert "var(--paper)" not in charts.density(small, maps.land(), alt="alt")
 
 
 @pytest.mark.parametrize(

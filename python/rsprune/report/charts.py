@@ -25,9 +25,10 @@ BINS = 48
 COARSE = 3  # degrees; in a smaller area the outlines of land, good to a quarter of a degree, would mislead
 
 # Stand-ins that are replaced in the finished text: matplotlib itself knows no CSS variables.
-INK, SOFT, BAR, ACCENT, RULE = "#010203", "#010204", "#010205", "#010206", "#010207"
+INK, SOFT, BAR, ACCENT, RULE, PAPER = "#010203", "#010204", "#010205", "#010206", "#010207", "#010208"
 _COLOURS = {
     INK: "var(--ink)", SOFT: "var(--soft)", BAR: "var(--bar)", ACCENT: "var(--accent)", RULE: "var(--rule)",
+    PAPER: "var(--paper)",
 }  # fmt: skip
 _STYLE: Any = {
     "svg.fonttype": "none", "font.family": "sans-serif", "font.sans-serif": ["DejaVu Sans"], "font.size": FONT,
@@ -172,6 +173,9 @@ def density(grid: Mapping[str, Any], land: Sequence[np.ndarray], *, alt: str) ->
         for axis, name in zip(figure.subplots(1, 2), ("images", "kept"), strict=True):
             if max(lat[-1] - lat[0], lon[-1] - lon[0]) > COARSE:
                 axis.add_collection(PolyCollection(land, facecolor=RULE, edgecolor="none", zorder=1))
+                for colour, width in ((PAPER, 1.8), (INK, 0.7)):  # seen on dark cells and on bright ones
+                    style: dict[str, Any] = {"facecolor": "none", "edgecolor": colour, "linewidth": width}
+                    axis.add_collection(PolyCollection(land, **style, zorder=3))
             cells = np.ma.masked_less(grid[name], 1)
             axis.imshow(cells, cmap="cividis", norm=scale, origin="lower", aspect=grid["aspect"], zorder=2,
                         extent=(lon[0], lon[-1], lat[0], lat[-1]), interpolation="nearest")  # fmt: skip

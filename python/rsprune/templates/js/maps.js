@@ -120,21 +120,27 @@ if (data.geography && canUnpack) {
   const draw = () => {
     const [what, number] = [at("earth-show").value, at("earth-area").value];
     const area = areas[number];
-    const scale = { colorscale: "Cividis", colorbar: { title: { text: titles[what], side: "right" }, thickness: 12, tickformat: what === "share" ? ".0%" : "", outlinewidth: 0 } };
+    const cells = area?.images.map((row, r) => row.map((n, c) => (n ? values[what](n, area.kept[r][c]) : null)));
+    const shades = cells?.flat() ?? areas.map((a) => values[what](sum(a.images), sum(a.kept)));
+    const most = Math.max(...shades, what === "share" ? 0.01 : 1);
+    const ticks = what === "share" ? { tickformat: ".0%" } : most < 5 ? { dtick: 1 } : {}; // no halves of images
+    const scale = { colorscale: "Cividis", colorbar: { title: { text: titles[what], side: "right" }, thickness: 12, outlinewidth: 0, ...ticks } };
     const shown = area ? {
-      type: "heatmap", x: area.lon, y: area.lat, zmin: 0, hoverongaps: false, xgap: 0.5, ygap: 0.5, ...scale,
-      z: area.images.map((row, r) => row.map((n, c) => (n ? values[what](n, area.kept[r][c]) : null))),
-      text: area.images.map((row, r) => row.map((n, c) => hover(n, area.kept[r][c]))),
+      type: "heatmap", x: area.lon, y: area.lat, zmin: 0, zmax: most, hoverongaps: false, xgap: 0.5, ygap: 0.5, ...scale,
+      z: cells, text: area.images.map((row, r) => row.map((n, c) => hover(n, area.kept[r][c]))),
       hovertemplate: "%{text}<br>%{y:.2f}°, %{x:.2f}°<extra></extra>",
     } : {
       type: "scatter", mode: "markers", x: areas.map((a) => a.centre[1]), y: areas.map((a) => a.centre[0]),
-      marker: { size: 12, line: { width: 1, color: colour("ink") }, cmin: 0, color: areas.map((a) => values[what](sum(a.images), sum(a.kept))), ...scale },
+      marker: { size: 12, line: { width: 1, color: colour("ink") }, cmin: 0, cmax: most, color: shades, ...scale },
       text: areas.map((a) => hover(sum(a.images), sum(a.kept))), hovertemplate: "%{text}<extra></extra>",
     };
     // The outlines are good to a quarter of a degree: in a small area they would mislead.
     const visible = !area || Math.max(area.lat.at(-1) - area.lat[0], area.lon.at(-1) - area.lon[0]) > 3;
-    const outline = { type: "scatter", mode: "lines", visible, x: land[0], y: land[1], fill: area ? "none" : "toself", fillcolor: colour("rule"), line: { color: colour("bar"), width: 1 }, hoverinfo: "skip" };
-    return Plotly.react(chartAt, [outline, shown], layout({
+    const outline = { type: "scatter", mode: "lines", visible, x: land[0], y: land[1], hoverinfo: "skip" };
+    const traces = area
+      ? [{ ...outline, line: { color: colour("paper"), width: 3.5 } }, shown, { ...outline, line: { color: colour("ink"), width: 1.25 } }]
+      : [{ ...outline, fill: "toself", fillcolor: colour("rule"), line: { color: colour("bar"), width: 1 } }, shown];
+    return Plotly.react(chartAt, traces, layout({
       height: chartAt.clientHeight, uirevision: number,
       // The axes end where their range does, as there is no latitude beyond the poles.
       xaxis: { range: area ? margin(area.lon) : [-180, 180], nticks: Math.max(2, Math.floor(chartAt.clientWidth / 110)), tickangle: 0, ticksuffix: "°", zeroline: false, constrain: "domain" },
