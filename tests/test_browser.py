@@ -7,14 +7,16 @@ import json
 import os
 import re
 import shutil
+import sys
 from importlib.resources import files
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from rsprune.explain import explain, format_explanation
-from rsprune.report import write_report
+from rsprune.report import maps, write_report
 from run_folder import HOSTILE, SCENES, make_run
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -97,6 +99,12 @@ def test_page_is_accessible_and_fits(open_page, viewport, scheme):
     page.fill("#query", "sea/00.png")
     page.click("#map-next")
     assert page.evaluate("document.documentElement.scrollWidth") <= viewport["width"]
+    short = page.locator(".scenes tbody th").filter(has_text=re.compile("^(woods|crops|sea)$"))
+    assert short.count() == 3
+    lines = short.evaluate_all(
+        "found => found.map(e => { const r = new Range(); r.selectNodeContents(e); return r.getClientRects().length; })"
+    )
+    assert lines == [1, 1, 1]  # no word is broken
     page.evaluate("scrollTo(0, 0)")
     SCREENSHOTS.mkdir(parents=True, exist_ok=True)
     name = f"{'phone' if viewport is PHONE else 'desktop'}-{scheme}.png"
@@ -260,6 +268,32 @@ def test_map_shows_the_tile_and_its_colours(run, page):
     page.click("#map-previous")
     assert page.locator("#map-name").inner_text() != name
     page.click("#map-reset")
+
+
+def test_umap_is_a_second_map_where_it_is_installed(tmp_path, browser, monkeypatch):
+    class UMAP:
+        def __init__(self, **settings):
+            assert settings["random_state"] == 3  # of the run, so that the page stays the same
+
+        def fit_transform(self, x):
+            return np.column_stack([np.arange(len(x)), np.zeros(len(x))]).astype(np.float32) + 100
+
+    monkeypatch.setitem(sys.modules, "umap", SimpleNamespace(UMAP=UMAP))
+    monkeypatch.setattr(maps, "has_umap", lambda: True)
+    path = write_report(make_run(tmp_path))
+    with browser.new_context(viewport=DESKTOP) as context:
+        page = context.new_page()
+        page.goto(path.as_uri())
+        draw(page, "map-chart")
+        assert page.locator("#map-method option").all_text_contents() == ["PCA", "UMAP"]
+        assert len(set(traces(page, "map-chart")[0]["y"])) > 10
+        page.select_option("#map-method", "UMAP")
+        dots = traces(page, "map-chart")[0]
+        assert len(set(dots["y"])) == 1
+        left, right = page.evaluate("document.getElementById('map-chart')._fullLayout.xaxis.range")
+        assert left < min(dots["x"]) < max(dots["x"]) < right
+        page.click("#map-next")
+        assert "cluster" in page.locator("#map-name").inner_text()
 
 
 def test_map_of_the_earth(run, page):

@@ -42,6 +42,7 @@ def test_scene_numbers_are_those_of_the_decisions(reported, page):
     rows = page.table("scene")
     assert {r[0]: (int(r[1]), int(r[2])) for r in rows} == {s: (before[s], after[s]) for s in SCENES}
     assert [int(r[1]) for r in rows] == sorted(before.values(), reverse=True)
+    assert {r[0]: r[3] for r in rows} == {s: f"{100 * after[s] / before[s]:.1f} %" for s in SCENES}
 
 
 def test_threshold_and_seconds_are_shown(reported, page):
