@@ -18,12 +18,18 @@ def on_page_markdown(markdown: str, **_: Any) -> str:
     return markdown.replace(HERE, "\n".join(_verbs())) if HERE in markdown else markdown
 
 
-def _verbs() -> Iterator[str]:
-    group: Any = typer.main.get_command(app)
+def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Every verb with its name; one that has verbs of its own stands for these."""
     for name in group.list_commands(None):
         verb = group.commands[name]
-        if verb.hidden:
-            continue
+        if hasattr(verb, "commands"):
+            yield from _commands(verb, f"{prefix}{name} ")
+        elif not verb.hidden:
+            yield f"{prefix}{name}", verb
+
+
+def _verbs() -> Iterator[str]:
+    for name, verb in _commands(typer.main.get_command(app)):
         arguments = [p for p in verb.params if p.param_type_name == "argument"]
         options = [p for p in verb.params if p.param_type_name == "option" and not p.hidden]
         wanted = " ".join(_word(p) for p in arguments)
@@ -40,7 +46,10 @@ def _verbs() -> Iterator[str]:
         panels: dict[str, list[tuple[str, str | None]]] = {}
         for p in options:
             flags = ", ".join((*p.opts, *p.secondary_opts))
-            panels.setdefault(p.rich_help_panel or "Options", []).append((flags, p.help))
+            shown = p.default if p.show_default and p.default not in (None, False, ()) else None
+            said = p.help if shown is None else f"{p.help} \\[{shown}]"
+            said = f"{said} Required." if p.required else said
+            panels.setdefault(p.rich_help_panel or "Options", []).append((flags, said))
         for panel, rows in panels.items():
             yield from _table(panel.lower(), rows)
 

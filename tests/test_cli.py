@@ -15,6 +15,11 @@ from PIL import Image
 import collection
 from rsprune.run import Run
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 
 def images(root: Path, n: int, *, size: int = 64, dtype: type = np.uint8, bands: int = 3) -> Path:
     rng = np.random.default_rng(0)
@@ -86,8 +91,46 @@ def test_wrong_arguments_get_one_sentence(rsprune, tmp_path, arguments, sentence
     assert said.count("\n") == 1
 
 
-def test_unknown_options_and_missing_folders(rsprune, tmp_path):
-    assert rsprune("run", tmp_path, "-o", tmp_path / "run", "--nope")[0] == 2
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["run", "in", "-o", "run", "--nope"], "no such option: --nope"),
+        (["run", "in"], "missing option '-o' / '--out' (see 'rsprune run --help')"),
+        (["runn"], "no such command 'runn'"),
+        (["run", "in", "-o", "run", "--rank", "best"], "'best' is not one of 'herding', 'closest'"),
+        (["export", "run", "-o", "kept", "--format", "zip"], "'zip' is not one of 'list', 'copy'"),
+        (["run", "in", "-o", "run", "--keep", "few"], "invalid value for '--keep'"),
+    ],
+)
+def test_what_is_no_command_gets_one_sentence(rsprune, arguments, sentence):
+    code, out, said = rsprune(*arguments)
+    assert (code, out, said.count("\n")) == (2, "", 1)
+    assert said.startswith("rsprune: ")
+    assert sentence in said
+
+
+def test_the_command_after_a_mistyped_one_is_not_refused(rsprune, tmp_path):
+    code, _, said = rsprune("run", tmp_path / "im", "-o", tmp_path / "run", "-q")
+    assert (code, "No such file or directory" in said) == (2, True)
+    images(tmp_path / "in", 9)
+    line = ["--embeddings", features(tmp_path / "x.npy", 9), "--workers", 1, "-q"]
+    assert rsprune("run", tmp_path / "in", "-o", tmp_path / "run", *line)[0] == 0
+    code, _, said = rsprune("run", tmp_path / "im", "-o", tmp_path / "run", *line)
+    assert (code, "holds results of stage 'scan' for other settings" in said) == (2, True)
+
+
+def test_a_mistyped_strategy_costs_no_selection(rsprune, tmp_path):
+    root, x = images(tmp_path / "in", 9), features(tmp_path / "x.npy", 9)
+    line = ["run", root, "-o", tmp_path / "run", "--embeddings", x, "--workers", 1, "--n", 3, "-q"]
+    assert rsprune(*line)[0] == 0
+    kept = (tmp_path / "run/kept.txt").read_text()
+    code, _, said = rsprune("select", tmp_path / "run", "--strategy", "nope", "-q")
+    assert (code, "there is no strategy 'nope'" in said) == (2, True)
+    assert (tmp_path / "run/kept.txt").read_text() == kept
+    assert rsprune("select", tmp_path / "run", "-q")[0] == 0
+
+
+def test_missing_folders(rsprune, tmp_path):
     code, _, said = rsprune("run", tmp_path / "nowhere", "-o", tmp_path / "run", "-q")
     assert (code, said.count("\n")) == (2, 1)
     assert "nowhere" in said
@@ -299,6 +342,8 @@ def test_info_names_what_is_missing(rsprune, monkeypatch):
     facts = json.loads(out)
     assert code == 0
     assert facts["extras"]["torch"] is True
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text())["project"]
+    assert set(facts["extras"]) == set(project["optional-dependencies"]) - {"test", "bench", "docs", "lint"}
     monkeypatch.setattr("rsprune.about._found", lambda module: False)
     said = rsprune("info")[1]
     assert "Missing: train (torch, diffusers, accelerate), for training and sampling\n" in said
@@ -326,10 +371,22 @@ def test_help_fits_80_columns(rsprune, monkeypatch):
         ["train"],
         ["sample"],
         ["experiment"],
+        ["finetune"],
+        ["finetune", "semantic"],
+        ["finetune", "super-resolution"],
     ):
         code, out, _ = rsprune(*verb, "--help")
         assert code == 0
         assert max(map(len, out.splitlines())) <= 80
+
+
+def test_help_names_values_and_breaks_no_list_of_choices(rsprune, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = rsprune("run", "--help")[1]
+    assert "--bands         <B,B,...>" in out
+    assert "<str>" not in out
+    assert not [row for row in out.splitlines() if "<bool>" in row and "--help" not in row]
+    assert "webdataset, parquet, huggingface," in rsprune("export", "--help")[1]
 
 
 @pytest.mark.parametrize(

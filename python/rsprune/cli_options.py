@@ -12,7 +12,7 @@ import traceback
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, NoReturn, get_args, get_origin
 
 import typer
 
@@ -41,19 +41,30 @@ AS_TEXT = {  # parsed by config
     "bands": str, "n_clusters": str, "calibrate": str, "scale": list[str], "reference": list[str],
     "stratify": str, "exclude_from": list[str],
 }  # fmt: skip
+FLAG = ""  # an option without a value, of which Typer would otherwise say that it takes a <bool>
+VALUES = {  # what help calls the value of an option; <text> where it is text and not listed here
+    "bands": "<B,B,...>", "scale": "<LO,HI>", "mask": "<rule>", "encoder": "<name>", "embeddings": "<file>",
+    "reference": "<path>", "n_clusters": "<number>", "calibrate": "<names>", "strategy": "<name>",
+    "exclude_from": "<path>", "stratify": "<names>", "address": "<host>", "extractor": "<name>",
+    "weights": "<file>", "kept": "<ids>", "model_config": "<file>", "vae": "<folder>",
+    "sample_weights": "<by>", "resume_from_checkpoint": "<path>", "scene": "<name>",
+}  # fmt: skip
 
 COMMON: dict[str, tuple[Any, Any]] = {
     "seed": (int | None, typer.Option(help="The same seed gives the same images.")),
     "workers": (int | None, typer.Option(help="Processes; one per core if not given.")),
-    "device": (str, typer.Option(help="auto, cpu or cuda[:i].")),
+    "device": (str, typer.Option(metavar="<name>", help="auto, cpu or cuda\\[:i].")),
     "config_file": (
         Path | None,
-        typer.Option("--config", help="TOML file with settings; options win over it."),
+        typer.Option("--config", metavar="<file>", help="TOML file with settings; options win over it."),
     ),
-    "overwrite": (bool, typer.Option("--overwrite", help="Throw away results of other settings.")),
-    "as_json": (bool, typer.Option("--json", help="Print the result as one line of JSON.")),
-    "quiet": (bool, typer.Option("-q", "--quiet", help="No progress, no notices.")),
-    "verbose": (bool, typer.Option("-v", "--verbose", help="Show the traceback of an error.")),
+    "overwrite": (
+        bool,
+        typer.Option("--overwrite", metavar=FLAG, help="Throw away results of other settings."),
+    ),
+    "as_json": (bool, typer.Option("--json", metavar=FLAG, help="Print the result as one line of JSON.")),
+    "quiet": (bool, typer.Option("-q", "--quiet", metavar=FLAG, help="No progress, no notices.")),
+    "verbose": (bool, typer.Option("-v", "--verbose", metavar=FLAG, help="Show the traceback of an error.")),
 }
 ABSENT = {"device": "cpu", "overwrite": False, "quiet": False}  # for verbs without these options
 # Options that change nothing about a run that is finished.
@@ -110,6 +121,25 @@ def in_words(*, verbose: bool) -> Iterator[None]:
         raise typer.Exit(code) from None
 
 
+def call(arguments: list[str] | None) -> NoReturn:
+    """Runs a command and exits; an option that there is not, or a value it cannot have, gets one sentence too."""
+    try:
+        code = app(arguments, prog_name="rsprune", standalone_mode=False)
+    except typer.Abort:
+        print("rsprune: interrupted; run the same command again to continue", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        sentence = getattr(error, "format_message", str)
+        if sentence is str:  # a defect of ours, which wants its traceback
+            raise
+        if said := sentence():  # nothing where help has been printed in place of a sentence
+            said = f"{said[0].lower()}{said[1:].rstrip('.')}".replace("Value error, ", "")
+            where = getattr(getattr(error, "ctx", None), "command_path", "rsprune")
+            print(f"rsprune: {said} (see '{where} --help')", file=sys.stderr)
+        sys.exit(getattr(error, "exit_code", 1))
+    sys.exit(code or 0)
+
+
 def parameter(name: str, annotation: Any, default: Any = None) -> inspect.Parameter:
     """An option or argument of a command."""
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
@@ -136,14 +166,27 @@ def setting_options(kind: Any, panel: str) -> Iterator[inspect.Parameter]:
         flag = f"--{name.replace('_', '-')}"
         if field.default is True:
             flag += f"/--no{flag[1:]}"
-        choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
-        listed = f" One of {', '.join(choices)}." if choices else ""
+        listed = f" {one_of(field.annotation)}" if get_origin(field.annotation) is Literal else ""
+        text = None if field.annotation is int else AS_TEXT.get(name)  # --scale of a task is a plain number
+        kind = text or field.annotation
         opt = typer.Option(
             flag, help=field.description + listed + default, rich_help_panel=panel, show_default=False,
-            metavar="<word>" if choices else None,
+            metavar="<word>" if listed else _value(name, kind),
         )  # fmt: skip
-        text = None if field.annotation is int else AS_TEXT.get(name)  # --scale of a task is a plain number
-        yield parameter(name, Annotated[(text or field.annotation) | None, opt])
+        yield parameter(name, Annotated[kind | None, opt])
+
+
+def one_of(choices: Any) -> str:
+    """The values of a `Literal`, in words: as the type of an option they would be broken anywhere."""
+    return f"One of {', '.join(get_args(choices))}."
+
+
+def _value(name: str, kind: Any) -> str | None:
+    """What help calls the value of an option; None leaves numbers to Typer."""
+    kinds = get_args(kind) or (kind,)
+    if bool in kinds:
+        return FLAG
+    return None if int in kinds or float in kinds else VALUES.get(name, "<text>")
 
 
 def _plain(default: Any) -> str:
