@@ -5,21 +5,20 @@ Of two models the differences over images are paired, so most of what makes one 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
+from diffusers import ModelMixin
 from torch.nn.functional import pixel_unshuffle
 
 from rsprune.errors import ConfigError
 from rsprune.evaluation.config import TIMES
 from rsprune.training import models, publish
 from rsprune.training.config import TrainConfig
-from rsprune.training.objective import make_objective
+from rsprune.training.objective import Objective, make_objective
 
 
 @dataclass(frozen=True)
@@ -32,8 +31,8 @@ class Denoiser:
         bands: Of its images.
     """
 
-    network: torch.nn.Module
-    objective: Any
+    network: ModelMixin
+    objective: Objective
     labels: int
     unshuffle: int
     resolution: int
@@ -54,7 +53,7 @@ class Denoiser:
             )
         index = publish.read_index(folder)
         unshuffle = index["pixel_unshuffle"]
-        config: Any = network.config
+        config = network.config
         return cls(
             network,
             _objective(folder),
@@ -117,7 +116,8 @@ def _loss(model: Denoiser, image: torch.Tensor, noise: torch.Tensor, time: float
         label = torch.full((len(image),), model.labels, dtype=torch.long, device=image.device)
     with torch.autocast(image.device.type, torch.bfloat16, enabled=bf16):
         predicted = model.network(inputs, timestep=step, class_labels=label).sample
-    return (predicted.float() - target).square().mean((1, 2, 3)).double().cpu().numpy()
+    squared: np.ndarray = (predicted.float() - target).square().mean((1, 2, 3)).double().cpu().numpy()
+    return squared
 
 
 def _noise(seed: int, number: int, times: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -125,14 +125,9 @@ def _noise(seed: int, number: int, times: int, shape: tuple[int, ...]) -> np.nda
     return stream.standard_normal((times, shape[3], shape[1], shape[2]), dtype=np.float32)
 
 
-def _objective(folder: Path) -> Any:
+def _objective(folder: Path) -> Objective:
     """As the model was trained with, from what its scheduler says."""
-    try:
-        about = json.loads((folder / "scheduler" / "scheduler_config.json").read_text("utf-8"))
-    except (OSError, ValueError):
-        raise ConfigError(
-            f"{folder} has no readable scheduler: give a model made with 'rsprune train'"
-        ) from None
+    about = publish.read_scheduler(folder)
     if "FlowMatch" in about["_class_name"]:
         # The times are given, not drawn.
         return make_objective(TrainConfig(data="", objective="flow", timestep_sampling="uniform"))

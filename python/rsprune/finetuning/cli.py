@@ -11,7 +11,7 @@ from rich.table import Table
 from rsprune.cli_options import app
 from rsprune.config import absolute
 from rsprune.errors import ConfigError
-from rsprune.finetuning.config import FinetuneConfig, SemanticConfig, SuperResolutionConfig
+from rsprune.finetuning.config import SemanticConfig, SuperResolutionConfig
 from rsprune.terminal import Terminal
 from rsprune.training.cli import Data, Output, given_values, torch_device, verb
 from rsprune.training.config import TrainConfig, checked
@@ -65,7 +65,11 @@ def semantic(
 
 
 def _run(
-    kind: type[FinetuneConfig], foundation: Path, data: str | None, output: Path, flags: dict[str, Any]
+    kind: type[SuperResolutionConfig] | type[SemanticConfig],
+    foundation: Path,
+    data: str | None,
+    output: Path,
+    flags: dict[str, Any],
 ) -> tuple[dict[str, Any], Terminal]:
     values = given_values(kind, "finetune", flags) | {"foundation": absolute(str(foundation))}
     values |= {name: absolute(values[name]) for name in PATHS if values.get(name)}

@@ -11,12 +11,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from diffusers import ModelMixin
 
 from rsprune.encoders.packaged import sha256
 from rsprune.errors import ConfigError
 from rsprune.evaluation.provenance import code
 from rsprune.files import write_json
-from rsprune.finetuning.config import FinetuneConfig, SemanticConfig
+from rsprune.finetuning.config import FinetuneConfig, SemanticConfig, SuperResolutionConfig
 from rsprune.finetuning.foundation import Foundation, widen
 from rsprune.finetuning.held_out import HeldOut, centred, first_by_hash, position, rows_of, unseen
 from rsprune.training import models
@@ -95,7 +96,7 @@ class Finetuning(ABC):
         say(f"{len(pool.ids):,} images to train on, {len(new.ids):,} held out ({new.rule})")
         return pool
 
-    def start(self, model: torch.nn.Module) -> None:
+    def start(self, model: ModelMixin) -> None:
         if not self.settings.from_scratch:
             widen(model, self.foundation.network, labels=self.foundation.labels)
 
@@ -125,7 +126,7 @@ class Finetuning(ABC):
             )
 
 
-def make_task(settings: FinetuneConfig, *, device: str = "cpu") -> Finetuning:
+def make_task(settings: SuperResolutionConfig | SemanticConfig, *, device: str = "cpu") -> Finetuning:
     """What `settings` are settings of. Raises `ConfigError` where there is no model to start from."""
     from rsprune.finetuning.semantic import Semantic
     from rsprune.finetuning.super_resolution import SuperResolution
@@ -137,7 +138,7 @@ def make_task(settings: FinetuneConfig, *, device: str = "cpu") -> Finetuning:
 
 
 def finetune(
-    settings: FinetuneConfig,
+    settings: SuperResolutionConfig | SemanticConfig,
     training: Mapping[str, Any],
     output: Path,
     *,
@@ -148,7 +149,7 @@ def finetune(
     """Fine-tunes, or goes on, and measures; the result is written to ``output/metrics.json``.
 
     Args:
-        settings: A `SuperResolutionConfig` or a `SemanticConfig`.
+        settings: Of the kind of fine-tuning.
         training: Settings of `TrainConfig`, at least ``data``; the others are those of the foundation's training.
         output: The folder of the new model.
         device: "auto", "cpu" or "cuda".

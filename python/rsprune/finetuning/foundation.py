@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers import ModelMixin
 
 from rsprune.encoders.packaged import sha256
 from rsprune.errors import ConfigError
@@ -35,7 +36,7 @@ class Foundation:
 
     folder: Path
     state: dict[str, Any]
-    network: torch.nn.Module
+    network: ModelMixin
     labels: int
     unshuffle: int
     sha256: str
@@ -48,7 +49,7 @@ class Foundation:
             raise ConfigError(
                 f"{folder} works on latents, which cannot be fine-tuned yet: give a model trained on pixels"
             )
-        if network.config.in_channels != network.config.out_channels:
+        if models.given_channels(network):
             raise ConfigError(f"{folder} is fine-tuned itself: give the model that it was made from")
         try:
             state = json.loads((folder / STATE).read_text("utf-8"))
@@ -80,7 +81,7 @@ class Foundation:
         }
 
 
-def kind(network: torch.nn.Module) -> str:
+def kind(network: ModelMixin) -> str:
     """ "unet" or "dit"."""
     return next(name for name, of in models.CLASSES.items() if isinstance(network, of))
 

@@ -22,7 +22,7 @@ class HeldOut:
 
     def facts(self) -> dict[str, Any]:
         """What a result says of them, JSON-able."""
-        found = xxhash.xxh3_128_hexdigest(np.ascontiguousarray(self.pixels))
+        found = xxhash.xxh3_128_hexdigest(np.ascontiguousarray(self.pixels).data)
         return {"n": len(self.ids), "rule": self.rule, "ids_hash": digest(self.ids), "pixels_hash": found}
 
 
@@ -40,8 +40,8 @@ def first_by_hash(images: HeldOut, count: int, *, seed: int) -> HeldOut:
 
 def unseen(images: HeldOut, pool: Pool) -> HeldOut:
     """Without those whose pixels are those of an image of the pool."""
-    seen = {xxhash.xxh3_128_digest(np.ascontiguousarray(image)) for image in pool.pixels}
-    hashes = (xxhash.xxh3_128_digest(np.ascontiguousarray(image)) for image in images.pixels)
+    seen = {xxhash.xxh3_128_digest(np.ascontiguousarray(image).data) for image in pool.pixels}
+    hashes = (xxhash.xxh3_128_digest(np.ascontiguousarray(image).data) for image in images.pixels)
     rows = [i for i, found in enumerate(hashes) if found not in seen]
     return replace(images, ids=[images.ids[i] for i in rows], pixels=images.pixels[rows])
 

@@ -15,7 +15,7 @@ from rsprune.finetuning.given import stem
 from rsprune.reading import COLUMNS, Reader, item_of, rows
 from rsprune.run import Run
 from rsprune.sources import open_source
-from rsprune.sources.base import Window
+from rsprune.sources.base import Item, Window
 from rsprune.sources.ids import parse
 
 SCENES = 4  # whole scenes that are kept in memory: windows come scene by scene
@@ -34,7 +34,7 @@ class Layouts:
 
     def __init__(self, path: str):
         self.path, self._source = path, open_source(SourceConfig(path=absolute(path)))
-        self._items = {}
+        self._items: dict[str, Item] = {}
         for item in self._source.items():
             if (name := stem(item.id)) in self._items:
                 raise ConfigError(f"{path} has several masks of the name {name!r}: leave one of each name")

@@ -46,7 +46,7 @@ class Semantic(Finetuning):
         return self.classes
 
     def about(self) -> dict[str, Any]:
-        return {"classes": self.classes, "masks": xxhash.xxh3_128_hexdigest(self._masks)}
+        return {"classes": self.classes, "masks": xxhash.xxh3_128_hexdigest(self._masks.data)}
 
     def check(self, training: TrainConfig) -> None:
         self._layouts = Layouts(self.settings.masks)

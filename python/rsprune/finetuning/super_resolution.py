@@ -45,7 +45,7 @@ class SuperResolution(Finetuning):
         return {"scale": self.scale, "residual": self.residual}
 
     def check(self, training: TrainConfig) -> None:
-        side = training.resolution
+        side = training.resolution or self.foundation.state["resolution"]
         if side % self.scale:
             raise ConfigError(
                 f"--scale {self.scale} does not divide images of {side} pixels: give another one"

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -71,13 +71,13 @@ class Batches:
         self._labels = None if labels is None else np.where(labels < 0, self._nothing, labels)
         self._wants_label = settings.model == "dit"
 
-    def feed(self, positions: Iterable[np.ndarray]) -> Iterator[Images]:
+    def feed(self, positions: Iterable[np.ndarray]) -> Generator[Images, None, None]:
         """Batches of images at each of `positions` [B]."""
         if not self.ahead:
             yield from (self.at(self.sampler.batch(p)) for p in positions)
             return
         with ThreadPoolExecutor(1) as drawing:
-            queue: deque = deque()
+            queue: deque[Future[Batch]] = deque()
             for p in positions:
                 queue.append(drawing.submit(self.sampler.batch, p))
                 if len(queue) > self.ahead:

@@ -88,7 +88,7 @@ def remove(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
-class staged(contextlib.AbstractContextManager):
+class staged(contextlib.AbstractContextManager[Path, None]):
     """A temporary folder that becomes `target` when all in it is written, and vanishes otherwise."""
 
     def __init__(self, target: Path):

@@ -5,12 +5,13 @@ from __future__ import annotations
 import copy
 
 import torch
+from diffusers import ModelMixin
 
 
 class Ema:
     """A copy of a network whose weights follow it slowly, and faster while the run is young."""
 
-    def __init__(self, model: torch.nn.Module, *, decay: float):
+    def __init__(self, model: ModelMixin, *, decay: float):
         self.model = copy.deepcopy(model).eval().requires_grad_(False)
         self.decay = decay
 

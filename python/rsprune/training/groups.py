@@ -14,7 +14,7 @@ from rsprune.training.config import TrainConfig
 
 def needed(settings: TrainConfig) -> set[str]:
     """Which of scene and cluster the settings ask for."""
-    return {settings.condition, settings.sample_weights} & {"scene", "cluster"}
+    return {name for name in ("scene", "cluster") if name in (settings.condition, settings.sample_weights)}
 
 
 def groups(name: str, ids: Sequence[str], run: Run | None) -> list[str]:
@@ -77,5 +77,5 @@ def _weight_file(path: str) -> dict[str, float]:
     except (OSError, ValueError) as e:
         why = getattr(e, "strerror", None) or "needs columns id and weight"
         raise ConfigError(
-            f"cannot read --sample-weights {path}: {why}; give scene, cluster, .parquet, or lines 'id TAB weight'"
+            f"cannot read the weights {path}: {why}; give scene, cluster, .parquet, or lines 'id TAB weight'"
         ) from None

@@ -74,10 +74,8 @@ def encode(
     out = np.empty((variants, n, side, side, channels), np.float32)
     top, left = ((size - resolution) // 2 for size in pool.pixels.shape[1:3])
     window = pool.pixels[:, top : top + resolution, left : left + resolution]
-    noise_of = [
-        np.random.Philox(key=[settings.seed, xxhash.xxh3_64_intdigest(id.encode())]) for id in pool.ids
-    ]
-    noise_of = [np.random.Generator(bits) for bits in noise_of]
+    keys = [[settings.seed, xxhash.xxh3_64_intdigest(id.encode())] for id in pool.ids]
+    noise_of = [np.random.Generator(np.random.Philox(key=key)) for key in keys]
     half = np.iinfo(pool.pixels.dtype).max / 2
     for variant in range(variants):
         for first in range(0, n, BATCH):

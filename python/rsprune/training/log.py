@@ -24,8 +24,7 @@ class Log:
             for name in NAMES:
                 kept = [line for line in read(output, name) if line["step"] <= step]
                 if name == STEPS or (output / name).is_file():
-                    text = "".join(json.dumps(line) + "\n" for line in kept)
-                    write_atomic(output / name, lambda f, text=text: f.write(text.encode()))
+                    _rewrite(output / name, kept)
             self._file = (output / STEPS).open("a", encoding="utf-8")
         elif kind != "none":
             self._accelerator = accelerator
@@ -55,6 +54,11 @@ class Log:
             self._file.close()
         if self._accelerator:
             self._accelerator.end_training()
+
+
+def _rewrite(path: Path, lines: list[dict[str, Any]]) -> None:
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    write_atomic(path, lambda f: f.write(text.encode()))
 
 
 def read(output: Path, name: str = STEPS) -> list[dict[str, Any]]:

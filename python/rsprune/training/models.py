@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiTTransformer2DModel, UNet2DModel
+from diffusers import DiTTransformer2DModel, ModelMixin, UNet2DModel
 
 from rsprune.errors import ConfigError
 from rsprune.training.config import TrainConfig
@@ -29,7 +29,7 @@ DECIDED = ("sample_size", "in_channels", "out_channels", "num_class_embeds", "nu
 
 def build(
     settings: TrainConfig, *, bands: int, resolution: int, conditions: int, given: int = 0
-) -> torch.nn.Module:
+) -> ModelMixin:
     """A network with weights drawn from the seed; condition number `conditions` stands for none.
 
     Its input has `bands` and, behind them, `given` channels of an image that it is given.
@@ -73,14 +73,14 @@ def build(
     return without_own_dropout(model)
 
 
-def without_own_dropout(model: torch.nn.Module) -> torch.nn.Module:
+def without_own_dropout(model: ModelMixin) -> ModelMixin:
     """The model with its own label dropout off: it draws from a global generator; the sampler does it."""
     for block in getattr(model, "transformer_blocks", ()):
         block.norm1.emb.class_embedder.dropout_prob = 0.0
     return model
 
 
-def load(folder: Path) -> torch.nn.Module:
+def load(folder: Path) -> ModelMixin:
     """The trained network in a model folder. Raises `ConfigError` where there is none."""
     for kind, name in FOLDERS.items():
         if (folder / name / "config.json").is_file():
@@ -92,7 +92,7 @@ def load(folder: Path) -> torch.nn.Module:
     raise ConfigError(f"{folder} holds no trained model: make one with 'rsprune train'")
 
 
-def given_channels(network: Any) -> int:
+def given_channels(network: ModelMixin) -> int:
     """Channels of a trained network that are not noise but what it is given."""
     return network.config.in_channels - network.config.out_channels
 

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Protocol
 
 import torch
-from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler, SchedulerMixin
 
 from rsprune.training.config import TrainConfig
 
 TIMES = 1000  # the unit of time that diffusers' models and schedulers speak
+
+
+class Objective(Protocol):
+    """What `train` and the held-out loss ask of an objective."""
+
+    scheduler: SchedulerMixin
+
+    def task(
+        self, image: torch.Tensor, noise: torch.Tensor, time: torch.Tensor, normal_time: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Input [B, C, H, W], time [B] and target [B, C, H, W] of the network."""
+        ...
 
 
 class Flow:
@@ -52,7 +64,7 @@ class Ddpm:
         return noisy, steps, noise if kind == "epsilon" else image
 
 
-def make_objective(settings: TrainConfig) -> Any:
+def make_objective(settings: TrainConfig) -> Objective:
     """The objective that `settings` name."""
     return Flow(settings) if settings.objective == "flow" else Ddpm(settings)
 

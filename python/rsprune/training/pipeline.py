@@ -5,8 +5,10 @@ Loads without rsprune: ``DiffusionPipeline.from_pretrained(FOLDER, trust_remote_
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from diffusers import DiffusionPipeline, ImagePipelineOutput
+from diffusers import AutoencoderKL, DiffusionPipeline, ImagePipelineOutput, ModelMixin, SchedulerMixin
 from diffusers.utils.torch_utils import randn_tensor
 
 
@@ -19,19 +21,26 @@ class TilePipeline(DiffusionPipeline):
 
     _optional_components = ["unet", "transformer", "vae"]  # noqa: RUF012
 
+    # diffusers compares these types with what it loads.
     def __init__(
-        self, scheduler, unet=None, transformer=None, vae=None, labels=(), pixel_unshuffle=1, residual=0.0
-    ):
+        self,
+        scheduler: SchedulerMixin,
+        unet: ModelMixin | None = None,
+        transformer: ModelMixin | None = None,
+        vae: AutoencoderKL | None = None,
+        labels: list[str] | tuple[str, ...] = (),
+        pixel_unshuffle: int = 1,
+        residual: float = 0.0,
+    ) -> None:
         super().__init__()
         self.register_modules(scheduler=scheduler, unet=unet, transformer=transformer, vae=vae)
         self.register_to_config(labels=list(labels), pixel_unshuffle=pixel_unshuffle, residual=residual)
-        if (
-            residual and "clip_sample" in scheduler.config
-        ):  # to the range of images, which that of residuals is not
+        # Not clipped to the range of images, which that of residuals is not.
+        if residual and "clip_sample" in scheduler.config:
             scheduler.register_to_config(clip_sample=False)
 
     @property
-    def network(self) -> torch.nn.Module:
+    def network(self) -> ModelMixin:
         return self.transformer if self.unet is None else self.unet
 
     @property
@@ -52,7 +61,7 @@ class TilePipeline(DiffusionPipeline):
         num_inference_steps: int = 25,
         output_type: str = "pil",
         return_dict: bool = True,
-    ):
+    ) -> Any:  # an ImagePipelineOutput, or a tuple of the images alone
         """Images in 0..1: "pil", "np" [N, H, W, C] or "pt" [N, C, H, W].
 
         Args:
@@ -64,8 +73,10 @@ class TilePipeline(DiffusionPipeline):
           num_inference_steps: Denoising steps.
         """
         network, names = self.network, list(self.config.labels)
-        if class_labels is not None or given is not None:
-            batch_size = len(given if class_labels is None else class_labels)
+        if class_labels is not None:
+            batch_size = len(class_labels)
+        elif given is not None:
+            batch_size = len(given)
         channels, side = network.config.out_channels, network.config.sample_size
         extra = None
         if given is not None:
@@ -113,7 +124,7 @@ class TilePipeline(DiffusionPipeline):
             image = image / self.vae.config.scaling_factor + (self.vae.config.shift_factor or 0.0)
             image = self.vae.decode(image).sample
         image = torch.nn.functional.pixel_shuffle(image, self.config.pixel_unshuffle)
-        if self.config.residual:
+        if given is not None and self.config.residual:
             base = given.to(image.device, image.dtype)[:, : image.shape[1]]
             image = base + self.config.residual * image
         image = (image / 2 + 0.5).clamp(0, 1)

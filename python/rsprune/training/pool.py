@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+import xxhash
 
 from rsprune.config import SourceConfig, absolute
 from rsprune.errors import ConfigError, UnreadableImage
@@ -41,10 +42,8 @@ class Pool:
     @property
     def digest(self) -> str:
         """Hash of what the images are and what is drawn with which weight."""
-        import xxhash
-
         extra = [a for a in (self.labels, self.weights) if a is not None]
-        content = [xxhash.xxh3_128_hexdigest(np.ascontiguousarray(a)) for a in (self.pixels, *extra)]
+        content = [xxhash.xxh3_128_hexdigest(np.ascontiguousarray(a).data) for a in (self.pixels, *extra)]
         return digest(self.ids, self.pixels.shape, content, self.names)
 
 
@@ -69,7 +68,8 @@ def load(settings: TrainConfig, *, say: Callable[[str], None] = lambda _: None) 
     listed = _of_run(run, wanted, settings) if run else _of_collection(wanted, settings, say)
     ids, pixels = _read(listed, settings, say)
     found = {name: groups.groups(name, ids, run) for name in groups.needed(settings)}
-    names, labels = (), None
+    names: tuple[str, ...] = ()
+    labels = None
     if settings.condition != "none":
         names, labels = groups.numbered(found[settings.condition])
         if not names:
@@ -89,10 +89,10 @@ def load(settings: TrainConfig, *, say: Callable[[str], None] = lambda _: None) 
 
 def _wanted(settings: TrainConfig, run: Run | None) -> list[str] | None:
     """Ids to train on; None is all."""
-    if settings.kept == "all" or (settings.kept is None and run is None):
+    if settings.kept == "all":
         return None
     if settings.kept is None:
-        return run.kept_ids
+        return None if run is None else run.kept_ids
     path = Path(settings.kept)
     if path.is_dir():
         return Run.open(path).kept_ids

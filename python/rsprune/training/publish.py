@@ -10,22 +10,23 @@ from typing import Any
 
 import diffusers
 import numpy as np
-import torch
-from diffusers import AutoencoderKL
+from diffusers import AutoencoderKL, ModelMixin, SchedulerMixin
 
+from rsprune.errors import ConfigError
 from rsprune.files import write_atomic, write_json
 from rsprune.training import pipeline
 from rsprune.training.checkpoint import os_errors, staged
 from rsprune.training.config import TrainConfig
+from rsprune.training.folder import STATE
 from rsprune.training.log import read
-from rsprune.training.models import FOLDERS
+from rsprune.training.models import FOLDERS, given_channels
 from rsprune.training.pool import Pool
 
 
 def write_model(
     output: Path,
-    model: torch.nn.Module,
-    scheduler: Any,
+    model: ModelMixin,
+    scheduler: SchedulerMixin,
     settings: TrainConfig,
     labels: Sequence[str],
     *,
@@ -58,7 +59,7 @@ def write_model(
     write_json(output / "model_index.json", index)
 
 
-def is_plain(settings: TrainConfig, model: torch.nn.Module) -> bool:
+def is_plain(settings: TrainConfig, model: ModelMixin) -> bool:
     """Whether diffusers' own DDPMPipeline can draw from the model."""
     own = (
         settings.model == "dit"
@@ -66,11 +67,11 @@ def is_plain(settings: TrainConfig, model: torch.nn.Module) -> bool:
         or settings.vae
         or settings.pixel_unshuffle > 1
     )
-    return not own and model.config.in_channels == model.config.out_channels
+    return not own and not given_channels(model)
 
 
 def write_card(
-    output: Path, model: torch.nn.Module, settings: TrainConfig, pool: Pool, state: dict[str, Any]
+    output: Path, model: ModelMixin, settings: TrainConfig, pool: Pool, state: dict[str, Any]
 ) -> None:
     """Writes ``README.md``: what the model is, what it saw, and how to use it."""
     bands, side = pool.pixels.shape[3], state["resolution"]
@@ -78,7 +79,7 @@ def write_card(
     task = state["settings"].get("task")  # what `rsprune finetune` was asked
     task = task if isinstance(task, Mapping) and "foundation" in task else None
     call = ['class_labels=["NAME"]'] if pool.names else []
-    call += ["given=given"] if model.config.in_channels != model.config.out_channels else []
+    call += ["given=given"] if given_channels(model) else []
     call += ["num_inference_steps=25"] + ([] if bands in (1, 3) else ['output_type="np"'])
     kind = f"{'' if pool.names else 'un'}conditional-image-generation" if task is None else "image-to-image"
     names = "" if not pool.names else f"\nLabels: {', '.join(f'`{n}`' for n in pool.names)}.\n"
@@ -195,9 +196,23 @@ def write_curve(output: Path) -> None:
 def trained_bits(folder: Path) -> int:
     """Bits of the images that a model was trained on; 8 where its folder does not say it."""
     try:
-        return json.loads((folder / "trainer_state.json").read_text("utf-8"))["bits"]
+        return json.loads((folder / STATE).read_text("utf-8"))["bits"]
     except (OSError, ValueError, KeyError):
         return 8
+
+
+def read_scheduler(folder: Path) -> dict[str, Any]:
+    """What the scheduler in a model folder is made of. Raises `ConfigError` where it cannot be read."""
+    try:
+        about: dict[str, Any] = json.loads(
+            (folder / "scheduler" / "scheduler_config.json").read_text("utf-8")
+        )
+        _ = about["_class_name"]
+    except (OSError, ValueError, KeyError, TypeError):
+        raise ConfigError(
+            f"{folder} has no readable scheduler: give a model made with 'rsprune train'"
+        ) from None
+    return about
 
 
 def read_index(folder: Path) -> dict[str, Any]:

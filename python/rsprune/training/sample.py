@@ -4,11 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import (
+    AutoencoderKL,
+    DDIMScheduler,
+    DDPMScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    ModelMixin,
+    SchedulerMixin,
+)
 
 from rsprune.errors import ConfigError
 from rsprune.files import write_array
@@ -23,9 +29,8 @@ def load_pipeline(folder: Path, *, device: str = "cpu") -> TilePipeline:
     model = models.load(folder)
     index = publish.read_index(folder)
     name = "unet" if (folder / "unet").is_dir() else "transformer"
-    kind = DDPMScheduler
-    if "FlowMatch" in (folder / "scheduler" / "scheduler_config.json").read_text("utf-8"):
-        kind = FlowMatchEulerDiscreteScheduler
+    flow = "FlowMatch" in publish.read_scheduler(folder)["_class_name"]
+    kind = FlowMatchEulerDiscreteScheduler if flow else DDPMScheduler
     scheduler = kind.from_pretrained(folder / "scheduler")
     vae = None
     if (folder / "vae").is_dir():
@@ -35,8 +40,8 @@ def load_pipeline(folder: Path, *, device: str = "cpu") -> TilePipeline:
 
 def make_pipeline(
     name: str,
-    model: torch.nn.Module,
-    scheduler: Any,
+    model: ModelMixin,
+    scheduler: SchedulerMixin,
     *,
     labels: list[str],
     pixel_unshuffle: int,
@@ -46,9 +51,14 @@ def make_pipeline(
     """A pipeline for a network; a DDPM one takes DDIM steps, which are good in 25 instead of 1000."""
     if isinstance(scheduler, DDPMScheduler):
         scheduler = DDIMScheduler.from_config(scheduler.config, timestep_spacing="trailing")
-    parts = {name: model, "vae": vae}
-    own = {"labels": labels, "pixel_unshuffle": pixel_unshuffle, "residual": residual}
-    pipe = TilePipeline(scheduler, **parts, **own)
+    pipe = TilePipeline(
+        scheduler,
+        **{name: model},
+        vae=vae,
+        labels=labels,
+        pixel_unshuffle=pixel_unshuffle,
+        residual=residual,
+    )
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
@@ -69,7 +79,7 @@ def draw(pipe: TilePipeline, settings: SampleConfig) -> Iterator[np.ndarray]:
         raise ConfigError(f"the model has no scene {settings.scene!r}: {known}")
     if settings.guidance != 1 and settings.scene is None:
         raise ConfigError("--guidance makes a condition stronger: give one with --scene")
-    dtype = np.dtype(np.uint16 if settings.bits == 16 else np.uint8)
+    top, dtype = (65535, np.uint16) if settings.bits == 16 else (255, np.uint8)
     for first in range(0, settings.n, settings.batch_size):
         numbers = range(first, min(settings.n, first + settings.batch_size))
         images = pipe(
@@ -80,7 +90,7 @@ def draw(pipe: TilePipeline, settings: SampleConfig) -> Iterator[np.ndarray]:
             num_inference_steps=settings.steps,
             output_type="np",
         ).images
-        yield (images * np.iinfo(dtype).max).round().astype(dtype)
+        yield (images * top).round().astype(dtype)
 
 
 def image_generator(seed: int, number: int) -> torch.Generator:

@@ -11,6 +11,7 @@ import time
 from typing import Any
 
 import torch
+from diffusers import ModelMixin
 from diffusers.models.attention_processor import AttnProcessor2_0
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -61,7 +62,7 @@ class FewTokens(AttnProcessor2_0):
             return super().__call__(attn, hidden_states, encoder_hidden_states, attention_mask, temb)
 
 
-def prepare_cpu(model: torch.nn.Module) -> None:
+def prepare_cpu(model: ModelMixin) -> None:
     """Makes steps of `model` on a CPU as fast as they are here."""
     keep_memory()
     for module in model.modules():
@@ -70,7 +71,7 @@ def prepare_cpu(model: torch.nn.Module) -> None:
 
 
 def step_flops(
-    model: torch.nn.Module, inputs: torch.Tensor, times: torch.Tensor, label: torch.Tensor | None
+    model: ModelMixin, inputs: torch.Tensor, times: torch.Tensor, label: torch.Tensor | None
 ) -> int:
     """FLOPs of the forward and backward pass of a batch; nothing is computed for it."""
     twin = copy.deepcopy(model).to("meta")

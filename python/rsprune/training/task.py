@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
+from diffusers import ModelMixin
 
 from rsprune.training import publish
 from rsprune.training.batches import Images
@@ -20,10 +21,13 @@ from rsprune.training.sample import draw
 class Task(Protocol):
     """`train` asks these, in this order."""
 
-    given_bands: int  # of what the network is given: concatenated to its input, folded like the image
-    residual: (
-        float  # unit in which it draws what the first given bands lack; 0 where it draws the image itself
-    )
+    # Unit in which the network draws what the first given bands lack; 0 where it draws the image itself.
+    residual: float
+
+    @property
+    def given_bands(self) -> int:
+        """Of what the network is given: concatenated to its input, folded like the image."""
+        ...
 
     def identity(self) -> dict[str, Any]:
         """What of the task decides the weights; joins the settings that a folder belongs to."""
@@ -33,7 +37,7 @@ class Task(Protocol):
         """The training images."""
         ...
 
-    def start(self, model: torch.nn.Module) -> None:
+    def start(self, model: ModelMixin) -> None:
         """Puts weights into the new network, where the task has some."""
         ...
 
@@ -60,7 +64,7 @@ class Generation:
     def pool(self, settings: TrainConfig, say: Callable[[str], None]) -> Pool:
         return load(settings, say=say)
 
-    def start(self, model: torch.nn.Module) -> None:
+    def start(self, model: ModelMixin) -> None:
         pass  # its weights are those of the seed
 
     def given(self, batch: Images) -> torch.Tensor | None:

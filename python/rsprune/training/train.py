@@ -201,7 +201,8 @@ def train(
 
         def look(step: int) -> float:
             """Writes the losses up to `step`; waits for the device. Raises `DivergedError`."""
-            values = torch.stack([torch.stack(entry[1:]) for entry in pending]).tolist()
+            losses = torch.stack([torch.stack(entry[1:]) for entry in pending])
+            values: list[list[float]] = losses.tolist()
             first = step - len(pending) + 1
             for i, ((rate, *_), (loss, norm)) in enumerate(zip(pending, values, strict=True), first):
                 if not (math.isfinite(loss) and math.isfinite(norm)):
@@ -233,7 +234,7 @@ def train(
             for forward in range(forwards):
                 batch = next(feed)
                 given, image = task.given(batch), batch.image
-                if task.residual:
+                if given is not None and task.residual:
                     image = (image - given[:, : image.shape[1]]) / task.residual
                 inputs, time, target = objective.task(image, batch.noise, batch.time, batch.normal_time)
                 inputs = inputs if given is None else torch.cat([inputs, given], dim=1)
