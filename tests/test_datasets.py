@@ -101,6 +101,15 @@ def test_other_images_of_the_run(run):
     assert KeptDataset(run, ids=dropped).ids == dropped
     with pytest.raises(ConfigError, match=r"no image 'nowhere.png' \(1 of 2 ids"):
         KeptDataset(run, ids=[dropped[0], "nowhere.png"])
+    with pytest.raises(ConfigError, match="give a list of ids"):
+        KeptDataset(run, ids=dropped[0])
+    assert KeptDataset(run, ids=iter(dropped)).ids == dropped
+
+
+def test_prints_as_what_it_is(run):
+    data = KeptDataset(run)
+    assert repr(data) == f"KeptDataset({str(run.path)!r}) of {len(data)} images in {len(data.scenes)} scenes"
+    assert "values='stored'" in repr(KeptDataset(run, values="stored"))
 
 
 @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
@@ -134,6 +143,8 @@ def test_weights_draw_every_scene_equally_often(run, tmp_path):
     np.testing.assert_allclose(
         data.weights(str(tmp_path / "weights.tsv")) * sum(range(len(data))), range(len(data))
     )
+    with pytest.raises(ConfigError, match="cannot read the weights nothing.tsv: No such file"):
+        data.weights("nothing.tsv")
 
 
 HF_COLUMNS = ["id", "image", "rank", "cluster", "scene", "npy", "caption", "json", "cls"]
@@ -182,6 +193,22 @@ def test_says_which_image_is_gone_and_what_is_not_finished(tmp_path):
     (run.path / "decisions.parquet").unlink()
     with pytest.raises(ConfigError, match="is not a run folder"):
         KeptDataset(tmp_path)
+
+
+@pytest.mark.parametrize("workers", [None, 2])
+def test_says_which_run_has_lost_its_images(tmp_path, workers, monkeypatch):
+    monkeypatch.setattr("rsprune.datasets.huggingface._SPAN", 1)  # so that two workers have something to do
+    (tmp_path / "tiles").mkdir()
+    for i in range(4):
+        Image.effect_noise((16, 16), 50 + i).convert("RGB").save(tmp_path / "tiles" / f"{i}.png")
+    run = prune(tmp_path / "tiles", tmp_path / "run", 4)
+    data = KeptDataset(run)
+    (tmp_path / "tiles").rename(tmp_path / "moved")
+    said = r"^the images of the run .*run cannot be opened: cannot read '.*tiles': No such file or directory"
+    with pytest.raises(ConfigError, match=said):
+        data[0]
+    with pytest.raises(ConfigError, match=said):
+        to_huggingface(run, cache_dir=tmp_path / "cache", workers=workers)
 
 
 def test_without_torch_the_module_loads_and_a_sentence_says_what_to_install():

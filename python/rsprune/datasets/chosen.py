@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pyarrow as pa
 
 from rsprune.columns import Columns
 from rsprune.errors import ConfigError
-from rsprune.reading import COLUMNS
+from rsprune.reading import COLUMNS, Reader
 from rsprune.run import Run
 
 RunPath = Run | str | os.PathLike[str]
@@ -24,7 +24,15 @@ def open_run(run: RunPath) -> Run:
     return run
 
 
-def chosen(run: Run, ids: Sequence[str] | None = None, columns: Sequence[str] = ()) -> pa.Table:
+def open_images(run: Run) -> Reader:
+    """What reads the images of a run. Raises `ConfigError` where they are not at their place any more."""
+    try:
+        return Reader(run)
+    except ConfigError as error:
+        raise ConfigError(f"the images of the run {run.path} cannot be opened: {error}") from None
+
+
+def chosen(run: Run, ids: Iterable[str] | None = None, columns: Sequence[str] = ()) -> pa.Table:
     """The kept images best first, or those called `ids` in their order, as rows of the manifest.
 
     Args:
@@ -43,6 +51,9 @@ def chosen(run: Run, ids: Sequence[str] | None = None, columns: Sequence[str] = 
         rows = np.flatnonzero(known.kept)
         rows = rows[np.argsort(known.rank[rows], kind="stable")]
     else:
+        if isinstance(ids, str):
+            raise ConfigError(f"ids is the text {ids!r}: give a list of ids")
+        ids = list(ids)
         of = known.rows_of(ids)
         unknown = [id for id in ids if id not in of]
         if unknown:

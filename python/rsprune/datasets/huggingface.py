@@ -13,11 +13,10 @@ import pyarrow.compute as pc
 from datasets.exceptions import DatasetGenerationError
 
 from rsprune.config import source_scheme
-from rsprune.datasets.chosen import RunPath, chosen, open_run
+from rsprune.datasets.chosen import RunPath, chosen, open_images, open_run
 from rsprune.errors import ConfigError, UnreadableImage
 from rsprune.export.samples import Sample, samples
 from rsprune.export.tables import SCHEMA, record
-from rsprune.reading import Reader
 from rsprune.run import Run
 from rsprune.sources import ids
 from rsprune.sources.originals import beside
@@ -37,7 +36,9 @@ def to_huggingface(
 
     Images that are files stay where they are, and the data set has their paths. Windows of scenes, members of shards
     and rows of tables are copied into its cache on the disk, unless it is streamed. Rows come as the images lie, which
-    reads them fastest; ``data.sort("rank")`` gives the best first.
+    reads them fastest; ``data.sort("rank")`` gives the best first. Pillow decodes them, which knows neither colours of
+    16 bits nor more than four bands: such images are had as bytes, with
+    ``data.cast_column("image", datasets.Image(decode=False))``.
 
     Args:
         run: A run with a finished selection, or its folder.
@@ -49,6 +50,7 @@ def to_huggingface(
         ConfigError: The run is not finished, or an image is not there any more.
     """
     run = open_run(run)
+    open_images(run)  # here, as what a worker raises loses its words on the way
     kept = len(chosen(run))
     spans = [(start, min(start + _SPAN, kept)) for start in range(0, kept, _SPAN)]
     # The fingerprint names the cache: another selection is another data set.
@@ -77,7 +79,7 @@ def to_huggingface(
 def _records(folder: str, selection: str, spans: list[tuple[int, int]]) -> Iterator[dict[str, Any]]:
     run = Run.open(folder)
     kept = chosen(run).sort_by("id")  # by name, so that images of one scene or shard come together
-    reader = Reader(run)
+    reader = open_images(run)
     for start, stop in spans:
         part = kept.slice(start, stop - start)
         files = pa.array(_are_files(run, part), pa.bool_())

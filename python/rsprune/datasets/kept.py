@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from typing import Any, Literal
 
 import numpy as np
@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import torch
 from torch.utils.data import Dataset
 
-from rsprune.datasets.chosen import RunPath, chosen, open_run
+from rsprune.datasets.chosen import RunPath, chosen, open_images, open_run
 from rsprune.errors import ConfigError, UnreadableImage
 from rsprune.reading import Reader
 from rsprune.training import groups
@@ -23,6 +23,9 @@ class KeptDataset(Dataset[dict[str, Any]]):
     ``data[i]`` is a dict: `image`, [C, H, W] or what `transform` makes of it; `id`; `scene`, an index into `scenes`;
     `cluster`. The latter two are -1 where the image has none. `UnreadableImage` is raised, with the id, where an image
     is not there any more.
+
+    A scene that is compressed as a whole, as a JPEG is, is decoded again whenever the order comes back to it from
+    another one; ``KeptDataset(run, ids=sorted(data.ids))`` goes through them scene by scene.
 
     Args:
         run: A run with a finished selection, or its folder.
@@ -38,14 +41,14 @@ class KeptDataset(Dataset[dict[str, Any]]):
         cluster: int64 [N].
 
     Raises:
-        ConfigError: The run is not finished, or has no such image.
+        ConfigError: The run is not finished, or has no such image; later, where its images are in another place.
     """
 
     def __init__(
         self,
         run: RunPath,
         *,
-        ids: Sequence[str] | None = None,
+        ids: Iterable[str] | None = None,
         values: Literal["uint8", "stored"] = "uint8",
         transform: Callable[[torch.Tensor], Any] | None = None,
     ) -> None:
@@ -60,6 +63,10 @@ class KeptDataset(Dataset[dict[str, Any]]):
         self.scene = pc.fill_null(pc.index_in(self._rows["scene"], names), -1).to_numpy().astype(np.int64)
         self.cluster = pc.fill_null(self._rows["cluster"], -1).to_numpy().astype(np.int64)
         self._reader: tuple[int, Reader] | None = None
+
+    def __repr__(self) -> str:
+        shown = "" if self.values == "uint8" else f", values={self.values!r}"
+        return f"KeptDataset({str(self.run.path)!r}{shown}) of {len(self):,} images in {len(self.scenes):,} scenes"
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -81,7 +88,8 @@ class KeptDataset(Dataset[dict[str, Any]]):
 
     @property
     def ids(self) -> list[str]:
-        return self._rows["id"].to_pylist()
+        ids: list[str] = self._rows["id"].to_pylist()
+        return ids
 
     def weights(self, by: str) -> np.ndarray:
         """Weights [N] of sum 1 for a ``WeightedRandomSampler``.
@@ -101,5 +109,5 @@ class KeptDataset(Dataset[dict[str, Any]]):
     def _open(self) -> Reader:
         # Open files must not be shared with a forked worker, which would move its parent's place in them.
         if self._reader is None or self._reader[0] != os.getpid():
-            self._reader = os.getpid(), Reader(self.run)
+            self._reader = os.getpid(), open_images(self.run)
         return self._reader[1]
