@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -117,6 +121,48 @@ def test_the_command_after_a_mistyped_one_is_not_refused(rsprune, tmp_path):
     assert rsprune("run", tmp_path / "in", "-o", tmp_path / "run", *line)[0] == 0
     code, _, said = rsprune("run", tmp_path / "im", "-o", tmp_path / "run", *line)
     assert (code, "holds results of stage 'scan' for other settings" in said) == (2, True)
+
+
+def test_many_scenes_are_summed_up_in_the_closing_table(capsys, reported, monkeypatch):
+    from rsprune import terminal
+
+    facts = terminal.summarise(reported)
+    facts["scenes"] = {f"class-{i:02d}": [100 - i, 10] for i in range(20)}
+    monkeypatch.setattr(terminal, "summarise", lambda run: facts)
+    terminal.Terminal().summary(reported)
+    out = capsys.readouterr().out
+    assert out.count("class-") == 11
+    assert re.search(rf"9 smaller ones +│ +{sum(range(81, 90))} +│ +90 ", out)
+
+
+def test_after_a_selection_the_way_to_its_page_is_said(rsprune, tmp_path):
+    root, x = images(tmp_path / "in", 9), features(tmp_path / "x.npy", 9)
+    line = ["run", root, "-o", tmp_path / "run", "--embeddings", x, "--workers", 1, "--n", 3]
+    assert f"report: {tmp_path / 'run/report.html'}" in rsprune(*line)[1]
+    out, said = rsprune("select", tmp_path / "run", "--n", 5)[1:]
+    assert "report:" not in out
+    assert f"rsprune report {tmp_path / 'run'}\n" in said
+
+
+def test_progress_shows_the_rate_after_one_part_and_the_time_it_took(monkeypatch):
+    from rich.console import Console
+
+    from rsprune.terminal import Terminal
+
+    terminal, now = Terminal(), [0.0]
+    shown = io.StringIO()
+    terminal.err = Console(file=shown, force_terminal=True, width=80, get_time=lambda: now[0])
+
+    def parts():
+        for n in (100, 300):
+            now[0] += 10 if n == 100 else 20
+            yield n
+
+    for n in terminal.progress(parts(), "embed", 400):
+        if n == 100:
+            terminal.err._live_stack[0].refresh()
+            assert "10 images/s 30 s left" in shown.getvalue()
+    assert "in 30 s" in shown.getvalue()
 
 
 def test_a_mistyped_strategy_costs_no_selection(rsprune, tmp_path):
@@ -281,9 +327,6 @@ def test_a_reference_of_images_needs_an_encoder(rsprune, tmp_path):
 
 
 def test_a_reference_as_parquet(rsprune, tmp_path):
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     rng = np.random.default_rng(0)
     root = images(tmp_path / "in", 40)
     x = rng.normal(size=(40, 6)).astype(np.float32)

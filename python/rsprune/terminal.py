@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -15,7 +16,6 @@ from rich.progress import (
     ProgressColumn,
     Task,
     TextColumn,
-    TimeRemainingColumn,
 )
 from rich.table import Table
 from rich.text import Text
@@ -24,11 +24,29 @@ from rsprune.filters import REASONS
 from rsprune.run import STAGES, Run
 
 LINE_EVERY = 10.0  # seconds between progress lines where the output is not a terminal
+MOST_SCENES = 12  # of the closing table, which is to be seen at once
 
 
 class _Rate(ProgressColumn):
     def render(self, task: Task) -> Text:
-        return Text(f"{_rate(task.speed)} images/s" if task.speed else "")
+        speed = _speed(task)
+        return Text(f"{_rate(speed)} images/s" if speed else "")
+
+
+class _Left(ProgressColumn):
+    """The time that is left, and in the end the time that it took."""
+
+    def render(self, task: Task) -> Text:
+        if task.finished_time is not None:
+            return Text(f"in {_time(task.finished_time)}")
+        speed = _speed(task)
+        return Text(f"{_time((task.total - task.completed) / speed)} left" if speed and task.total else "")
+
+
+def _speed(task: Task) -> float | None:
+    """Images per second: lately or, where few parts are done, since the beginning. None before the first part."""
+    elapsed = task.finished_time or task.elapsed
+    return task.finished_speed or task.speed or (task.completed / elapsed if elapsed else None) or None
 
 
 class Terminal:
@@ -49,8 +67,7 @@ class Terminal:
             yield from done
         elif self.err.is_terminal:
             columns = (TextColumn("{task.description:<15}"), BarColumn(None), MofNCompleteColumn(), _Rate())
-            left = (TimeRemainingColumn(compact=True), TextColumn("left"))
-            with Progress(*columns, *left, console=self.err, expand=True) as bar:
+            with Progress(*columns, _Left(), console=self.err, expand=True) as bar:
                 task = bar.add_task(description, total=images)
                 for n in done:
                     bar.advance(task, n)
@@ -86,8 +103,8 @@ class Terminal:
         scenes = Table(title="scenes")
         for name in ("scene", "before", "after"):
             scenes.add_column(name, justify="left" if name == "scene" else "right")
-        for scene, (before, after) in facts["scenes"].items():
-            scenes.add_row(scene, f"{before:,}", f"{after:,}")
+        for scene, before, after in _largest(facts["scenes"]):
+            scenes.add_row(Text(scene), f"{before:,}", f"{after:,}")
         self.out.print(scenes)
         seconds = Table(title="time")
         seconds.add_column("stage")
@@ -99,6 +116,8 @@ class Terminal:
         self.out.print(f"keep {budget['keep']:.4g}, prune {budget['prune']:.4g}, n {budget['n']}")
         if "report" in facts:
             self.out.print(f"report: {facts['report']}", markup=False)
+        else:
+            self.say(f"the page about this selection: rsprune report {shlex.quote(str(run.path))}")
 
     def comparison(self, facts: dict[str, Any]) -> None:
         """What `compare` found: a row per run, what they share, and scenes before and after."""
@@ -147,6 +166,15 @@ class Terminal:
     def result(self, facts: dict[str, Any], text: str) -> None:
         """A result in words, or as one line of JSON."""
         self.out.print(json.dumps(facts) if self.as_json else text, markup=False)
+
+
+def _largest(scenes: dict[str, list[int]]) -> list[tuple[str, int, int]]:
+    """Scenes with their counts before and after; those that would not fit are summed up in the last row."""
+    rows = [(scene, before, after) for scene, (before, after) in scenes.items()]
+    if len(rows) <= MOST_SCENES:
+        return rows
+    shown, others = rows[: MOST_SCENES - 1], rows[MOST_SCENES - 1 :]
+    return [*shown, (f"{len(others):,} smaller ones", sum(r[1] for r in others), sum(r[2] for r in others))]
 
 
 def _rate(speed: float) -> str:
