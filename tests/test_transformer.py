@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.base import clone
+from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
@@ -41,12 +43,26 @@ def test_stands_in_a_pipeline_before_kmeans():
     assert labels[0] != labels[6]
 
 
+def test_a_search_over_both_steps_finds_the_clusters_that_are_there():
+    rng = np.random.default_rng(2)
+    images = np.concatenate([np.zeros((12, 64)), rng.uniform(0, 255, (12, 64))])
+    images = images[rng.permutation(len(images))]
+    pipeline = make_pipeline(PatchEntropy((8, 8)), KMeans(random_state=0)).set_output(transform="pandas")
+    search = GridSearchCV(pipeline, {"patchentropy__patch": [4, 8], "kmeans__n_clusters": [1, 2]}, cv=2)
+    best = search.fit(images).best_estimator_
+    assert best[-1].n_clusters == 2
+    assert list(clone(best).fit_transform(images).columns) == ["kmeans0", "kmeans1"]
+
+
 @pytest.mark.parametrize(
     ("step", "words"),
     [
         (PatchEntropy((3, 3)), "64 values"),
         (PatchEntropy(patch=0), "at least 1 pixel"),
         (PatchEntropy(scale=(5, 5)), "lo < hi"),
+        (PatchEntropy(scale=(5,)), "lo < hi, got"),
+        (PatchEntropy(scale="auto"), "lo < hi, got 'auto'"),
+        (PatchEntropy(8), r"must be \(H, W\) or \(H, W, C\), got 8"),
     ],
 )
 def test_says_what_is_wrong_with_a_setting(step, words):

@@ -46,24 +46,25 @@ class PatchEntropy(TransformerMixin, BaseEstimator):
         Raises:
             ValueError: A setting or the data cannot be used.
         """
-        x = validate_data(self, X, dtype=[np.float64, np.float32, np.uint8, np.uint16])
+        x = self._check_data(X, reset=True)
         if not isinstance(self.patch, Integral) or self.patch < 1:
             raise ValueError(f"patch must be a whole number of at least 1 pixel, got {self.patch!r}")
         self._shape(x.shape[1])
-        lo, hi = (x.min(), x.max()) if self.scale is None else self.scale
-        if self.scale is not None and not lo < hi:
+        if self.scale is None:
+            self.scale_ = float(x.min()), float(x.max())
+        elif np.shape(self.scale) == (2,) and self.scale[0] < self.scale[1]:
+            self.scale_ = float(self.scale[0]), float(self.scale[1])
+        else:
             raise ValueError(f"scale must be (lo, hi) with lo < hi, got {self.scale!r}")
-        self.scale_ = float(lo), float(hi)
         return self
 
     def transform(self, X: Any) -> np.ndarray:  # X: [N, H * W * C]
         """Entropy in bits, float32 `[N, patches]`: rows of patches, their columns, then bands."""
         check_is_fitted(self)
-        x = validate_data(self, X, dtype=[np.float64, np.float32, np.uint8, np.uint16], reset=False)
+        x = self._check_data(X, reset=False)
         lo, hi = self.scale_
-        with np.errstate(
-            over="ignore", invalid="ignore"
-        ):  # of values far outside the scale, which are clipped
+        # Values far outside the scale overflow, and are clipped.
+        with np.errstate(over="ignore", invalid="ignore"):
             bins = (x.astype(np.float64) - lo) / ((hi - lo) or 1.0) * 256
         images = np.clip(np.floor(bins), 0, 255).astype(np.uint8).reshape(len(x), *self._shape(x.shape[1]))
         bits: np.ndarray = patch_entropy(images, self.patch).reshape(len(x), -1)
@@ -82,8 +83,18 @@ class PatchEntropy(TransformerMixin, BaseEstimator):
         tags.transformer_tags.preserves_dtype = ["float32"]
         return tags
 
+    def _check_data(self, X: Any, *, reset: bool) -> np.ndarray:
+        x: np.ndarray = validate_data(
+            self, X, reset=reset, dtype=[np.float64, np.float32, np.uint8, np.uint16]
+        )
+        return x
+
     def _shape(self, n_features: int) -> tuple[int, ...]:
-        shape = (1, n_features) if self.image_shape is None else tuple(self.image_shape)
-        if len(shape) not in (2, 3) or np.prod(shape) != n_features:
+        if self.image_shape is None:
+            return 1, n_features
+        if np.shape(self.image_shape) not in ((2,), (3,)):
+            raise ValueError(f"image_shape must be (H, W) or (H, W, C), got {self.image_shape!r}")
+        shape = tuple(self.image_shape)
+        if np.prod(shape) != n_features:
             raise ValueError(f"image_shape is {shape}, but a row of X has {n_features} values")
         return shape
