@@ -10,14 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
-from rsprune import config, engine, resume, stages
+from rsprune import config, engine, stages
 from rsprune.api import check_workers
 from rsprune.cli_options import FLAG, READS_THE_RUN, SECTIONS, app, call, one_of, verb
 from rsprune.config import absolute, source_values
 from rsprune.engine_ray import Ray
 from rsprune.errors import ConfigError
 from rsprune.export import Format
-from rsprune.layout import marker_path
 from rsprune.run import Run
 from rsprune.strategies import load_strategy
 from rsprune.terminal import Terminal
@@ -66,17 +65,7 @@ def _job(
     """The job that flags describe, its run folder locked; without `sources` on the settings of the run."""
     job, terminal = _wanted(path, flags, sources)
     with job.run.lock():
-        _forget_false_start(job.run)
         yield job, terminal
-
-
-def _forget_false_start(run: Run) -> None:
-    """Lets the next command have other settings where a mistyped one got no further than its first check.
-
-    A folder of which nothing has been scanned has no settings and no parts, only the mark of the scan.
-    """
-    if not run.config_path.exists() and not resume.part_files(run.path, "scan"):
-        marker_path(run.path, "scan").unlink(missing_ok=True)
 
 
 def _wanted(

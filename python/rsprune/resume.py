@@ -31,7 +31,8 @@ def admit(folder: Path, stage: str, fingerprint: str, *, overwrite: bool = False
         marker = None
     if marker and marker.fingerprint == fingerprint:
         return
-    if marker and stage in READS_IMAGES and not overwrite:
+    # A command that failed before its first part, as by a mistyped path, has left nothing to protect.
+    if marker and stage in READS_IMAGES and part_files(folder, stage) and not overwrite:
         raise ConfigError(
             f"{folder} holds results of stage '{stage}' for other settings: "
             "choose another folder with -o, or throw them away with --overwrite"

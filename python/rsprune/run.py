@@ -66,6 +66,7 @@ class Run:
 
     @cached_property
     def settings(self) -> Settings:
+        """What the run was asked for. Raises `ConfigError` where its ``config.toml`` cannot be read."""
         try:
             return config.load(self.config_path)
         except ConfigError as e:
@@ -117,6 +118,7 @@ class Run:
 
     @property
     def report_path(self) -> Path:
+        """The page about the run, whether or not it has been written."""
         return self.path / "report.html"
 
     def embeddings(self) -> np.ndarray:
@@ -162,6 +164,7 @@ class Run:
         return digest(asdict(replace(marker, complete=True))) if marker else None
 
     def complete(self, stage: str) -> bool:
+        """Whether all parts of a stage are there."""
         marker = self.marker(stage)
         return marker is not None and marker.complete
 

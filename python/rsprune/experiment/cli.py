@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rsprune.cli_options import app, in_words
+from rsprune.cli_options import FLAG, app, in_words
 from rsprune.errors import ConfigError
 from rsprune.terminal import Terminal
 
@@ -22,11 +22,21 @@ def experiment(
     out: Annotated[
         Path, typer.Option("-o", "--out", help="Folder to make, or to continue in.", show_default=False)
     ],
-    arms: Annotated[str | None, typer.Option(help="Only these, with commas between.")] = None,
-    seeds: Annotated[str | None, typer.Option(help="Only these, with commas between.")] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="Runs at once, in place of the file's.")] = None,
-    device: Annotated[str | None, typer.Option(help="cpu or cuda, in place of the file's.")] = None,
-    minutes: Annotated[float | None, typer.Option(min=0, help="Stop after this time; go on later.")] = None,
+    arms: Annotated[
+        str | None, typer.Option(metavar="<name>,...", help="Only these, with commas between.")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option(metavar="<int>,...", help="Only these, with commas between.")
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="<int>", help="Runs at once, in place of the file's.")
+    ] = None,
+    device: Annotated[
+        str | None, typer.Option(metavar="<name>", help="cpu or cuda, in place of the file's.")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(min=0, metavar="<float>", help="Stop after this time; go on later.")
+    ] = None,
     results: Annotated[
         Path | None,
         typer.Option(
@@ -34,10 +44,16 @@ def experiment(
             show_default=False,
         ),
     ] = None,
-    only_collect: Annotated[bool, typer.Option("--collect", help="Only write the results so far.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the result as one line of JSON.")] = False,
-    quiet: Annotated[bool, typer.Option("-q", "--quiet", help="No notices.")] = False,
-    verbose: Annotated[bool, typer.Option("-v", "--verbose", help="Show the traceback of an error.")] = False,
+    only_collect: Annotated[
+        bool, typer.Option("--collect", metavar=FLAG, help="Only write the results so far.")
+    ] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", metavar=FLAG, help="Print the result as one line of JSON.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("-q", "--quiet", metavar=FLAG, help="No notices.")] = False,
+    verbose: Annotated[
+        bool, typer.Option("-v", "--verbose", metavar=FLAG, help="Show the traceback of an error.")
+    ] = False,
 ) -> None:
     """Train the same model on several selections, and compare; continues where it stopped."""
     from dataclasses import replace

@@ -81,11 +81,17 @@ class Image:
 class Source(Protocol):
     """A collection. Items come sorted by id, one after another; the rest raises `UnreadableImage`."""
 
-    def items(self) -> Iterator[Item]: ...
+    def items(self) -> Iterator[Item]:
+        """What there is, sorted by id; opens no image."""
+        ...
 
-    def header(self, item: Item) -> Header: ...
+    def header(self, item: Item) -> Header:
+        """What is known of an item without decoding it. Raises `UnreadableImage`."""
+        ...
 
-    def read(self, item: Item) -> Image: ...
+    def read(self, item: Item) -> Image:
+        """The pixels of an item. Raises `UnreadableImage`."""
+        ...
 
     def originals(self, item: Item) -> dict[str, bytes]:
         """Files that an item consists of, by extension without the dot: the image first, then its sidecars.
