@@ -117,6 +117,12 @@ def test_results_of_something_else_are_refused(slices, tmp_path, rsprune):
     arms = (ArmConfig("full"), ArmConfig("random", name=CHOSEN, keep=0.25))
     with pytest.raises(ConfigError, match="has another selection under the name 'rsprune 25 %'"):
         experiment(replace(settings, arms=arms, primary=()), out / "b", results=results)
+    table = pq.read_table(results)
+    at = table.schema.get_field_index("machine")
+    moved = table.set_column(at, "machine", pa.array(["Abacus 1"] * len(table)))
+    pq.write_table(moved, tmp_path / "moved.parquet")
+    with pytest.raises(ConfigError, match=r"was trained on another machine \(Abacus 1; this is "):
+        experiment(settings, out / "e", results=tmp_path / "moved.parquet")
     other = tmp_path / "table.parquet"
     pq.write_table(pa.table({"id": ["a"]}), other)
     for path in (other, tmp_path / "nothing.parquet"):

@@ -1,6 +1,8 @@
-"""Results of the same experiment from another folder or machine: what they hold counts as done.
+"""Results of the same experiment from another folder: what they hold counts as done.
 
-So an experiment that takes days is run in slices, and of a slice only ``results.parquet`` has to be kept.
+So an experiment that takes days is run in slices, and of a slice only ``results.parquet`` has to be kept. All slices
+have to be of one kind of machine: the same arm and seed in bf16 ended with 1.4 % less loss on a processor with AMX than
+on one without, which is as much as arms differ by.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ import pyarrow.parquet as pq
 
 from rsprune.errors import ConfigError
 from rsprune.experiment.config import ArmConfig, ExperimentConfig
+from rsprune.experiment.work import machine
 from rsprune.run import digest, write_table
 
 FILE = "earlier.parquet"
@@ -49,7 +52,11 @@ def marked(table: pa.Table, settings: ExperimentConfig, arms: list[dict[str, Any
 
 
 def adopt(path: Path, settings: ExperimentConfig, out: Path) -> None:
-    """Copies results into an experiment's folder. Raises `ConfigError` where they are of another experiment."""
+    """Copies results into an experiment's folder.
+
+    Raises:
+        ConfigError: They are of another experiment, or of another kind of machine.
+    """
     try:
         table = pq.read_table(path)
         about = json.loads((table.schema.metadata or {})[KEY])
@@ -67,6 +74,15 @@ def adopt(path: Path, settings: ExperimentConfig, out: Path) -> None:
             raise ConfigError(
                 f"{path} has another selection under the name {arm.label!r}: give the arm another name"
             )
+    there, here = (
+        {row["machine"] or "not known" for row in table.to_pylist() if row["train_seconds"]},
+        machine(settings.device),
+    )
+    if there - {here}:
+        raise ConfigError(
+            f"{path} was trained on another machine ({', '.join(sorted(there - {here}))}; this is {here}), and rounding "
+            "alone moves losses as much as arms differ by: run all arms on one kind of machine"
+        )
     write_table(out / FILE, table)
 
 
