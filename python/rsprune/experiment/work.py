@@ -98,15 +98,15 @@ def work(request: Request) -> None:
 
 
 def machine(device: str) -> str:
-    """The name of the processor or GPU that computes."""
+    """The name of the GPU that computes, or of the processor with its family and model, which names alone may not tell."""
     if device.startswith("cuda"):
         import torch
 
         return torch.cuda.get_device_name(device)
     with contextlib.suppress(OSError):
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.M)
-        if found:
-            return found[1]
+        known = dict(re.findall(r"^(.+?)\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text("utf-8"), re.M))
+        if "model name" in known:
+            return f"{known['model name']} (family {known.get('cpu family')}, model {known.get('model')})"
     return platform.processor() or platform.machine()
 
 
