@@ -4,7 +4,7 @@
 # make test    the whole test suite
 # make docs    the documentation site, into build/docs
 # make bench   everything measured beside its limit and its rivals, into docs/benchmarks.md
-# make package     the source archive and the wheel, installed into a clean environment and used there
+# make package     the source archive and its wheels (with CUDA where nvcc is), used in a clean environment
 # make test-asan   the kernel tests on an AddressSanitizer and UBSan build
 PYTHON ?= python3
 VENV := .venv
