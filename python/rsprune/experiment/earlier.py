@@ -1,8 +1,8 @@
 """Results of the same experiment from another folder: what they hold counts as done.
 
 So an experiment that takes days is run in slices, and of a slice only ``results.parquet`` has to be kept. All slices
-have to be of one kind of machine: the same arm and seed in bf16 ended with 1.4 % less loss on a processor with AMX than
-on one without, which is as much as arms differ by.
+have to be of one kind of machine: the same arm and seed ended with losses up to 1.4 % apart on two of them, which is as
+much as arms differ by (docs/evidence.md).
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ def adopt(path: Path, settings: ExperimentConfig, out: Path) -> None:
     )
     if there - {here}:
         raise ConfigError(
-            f"{path} was trained on another machine ({', '.join(sorted(there - {here}))}; this is {here}), and rounding "
-            "alone moves losses as much as arms differ by: run all arms on one kind of machine"
+            f"{path} was trained on another machine ({', '.join(sorted(there - {here}))}; this is {here}), and "
+            "machines move losses by as much as arms differ: run all arms on one kind of machine"
         )
     write_table(out / FILE, table)
 
