@@ -235,3 +235,26 @@ def test_models_are_fine_tuned_alike_and_beside_fresh_weights(finished):
     other = replace(task, training={**training, "learning_rate": 0.5})
     with pytest.raises(ConfigError, match="was fine-tuned with other settings"):
         experiment(replace(settings, downstream=(other,)), out, labels=["full"], seeds=[1])
+
+
+@pytest.mark.parametrize(
+    ("task", "said"),
+    [("super-resolution", "the linear heads of LPIPS are not there"), ("semantic", "the weights of alexnet")],
+)
+def test_weights_that_are_needed_hours_later_are_asked_for_first(tmp_path, monkeypatch, task, said):
+    """For super-resolution the heads are not in the cache though the network is; for layouts nothing is."""
+    from rsprune.evaluation.extractors.weights import Weights
+    from rsprune.experiment.config import DownstreamConfig
+    from rsprune.experiment.runner import experiment
+
+    monkeypatch.setenv("RSPRUNE_CACHE", str(tmp_path / "cache"))
+    if task == "super-resolution":
+        monkeypatch.setattr(Weights, "load", lambda *_: {})
+    _, settings = experiment_case.settings(tmp_path)
+    scenes = (replace(settings.data.scenes[0], path="bluemarble"),)
+    settings = replace(
+        settings, data=replace(settings.data, scenes=scenes), downstream=(DownstreamConfig(task),)
+    )
+    with pytest.raises(ConfigError, match=said):
+        experiment(settings, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -6,8 +6,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from rsprune.experiment.statistics import holm, interval, paired, steps_to_reach
-from rsprune.experiment.summary import convergence
+from rsprune.experiment.config import ArmConfig, DataConfig, ExperimentConfig, MeasureConfig, SceneConfig
+from rsprune.experiment.statistics import first_reached, holm, interval, paired
+from rsprune.experiment.summary import convergence, enough
+from rsprune.experiment.text import enough_share
 
 RNG = np.random.default_rng(0)
 
@@ -58,10 +60,10 @@ def test_holm_by_hand():
 
 def test_steps_are_interpolated_between_checkpoints():
     curve = {100: 4.0, 400: 1.0}
-    assert steps_to_reach(curve, 2.0) == pytest.approx(200)  # halfway in both logarithms
-    assert steps_to_reach(curve, 1.0) == pytest.approx(400)
-    assert steps_to_reach(curve, 5.0) == 100
-    assert steps_to_reach(curve, 0.9) is None
+    assert first_reached(curve, 2.0) == pytest.approx(200)  # halfway in both logarithms
+    assert first_reached(curve, 1.0) == pytest.approx(400)
+    assert first_reached(curve, 5.0) == 100
+    assert first_reached(curve, 0.9) is None
 
 
 def test_speed_up_needs_every_seed_to_arrive():
@@ -73,3 +75,41 @@ def test_speed_up_needs_every_seed_to_arrive():
     assert found["slow"]["speed_up"] is None
     assert found["slow"]["steps"][1] is None
     assert "full" not in found
+
+
+def experiment_of(*arms: ArmConfig, steps=(10, 20)) -> ExperimentConfig:
+    scene = SceneConfig("bluemarble", stride=16, block=64)
+    return ExperimentConfig("x", DataConfig((scene,)), MeasureConfig(steps), tuple(arms))
+
+
+def test_the_share_that_is_enough_lies_between_those_that_were_run():
+    settings = experiment_of(
+        ArmConfig("full"), ArmConfig("reweighted"),
+        *(ArmConfig("random", keep=share) for share in (0.04, 0.01, 0.16)),
+        ArmConfig("rsprune", keep=0.01), ArmConfig("rsprune", name="rsprune with other settings", keep=0.16),
+    )  # fmt: skip
+    losses = {
+        "full": 1.0,
+        "reweighted": 0.4,
+        "random 1 %": 4.08,
+        "random 4 %": 2.04,
+        "random 16 %": 0.51,
+        "rsprune 1 %": 0.3,
+    }
+    curves = {arm: {seed: {10: loss, 20: 2 * loss} for seed in (0, 1)} for arm, loss in losses.items()}
+    curves["random 4 %"][1][10] = 1.019
+    del curves["reweighted"][1]
+    found = enough(settings, curves)
+    assert {(line["strategy"], line["against"], line["step"]) for line in found} == {
+        ("random", against, step) for against in ("full", "reweighted") for step in (10, 20)
+    }
+    by = {(line["against"], line["step"]): line for line in found}
+    # 1.02 is halfway, in logarithms, between 2.04 at 4 % and 0.51 at 16 %.
+    assert by["full", 10]["shares"] == pytest.approx({0: 0.08, 1: 0.04}, rel=1e-2)
+    assert by["full", 20]["shares"][0] == pytest.approx(0.08)
+    assert by["reweighted", 10]["shares"] == {0: None}
+    assert [enough_share(by["full", 10], seed) for seed in (0, 1, 2)] == ["8 %", "4 %", ""]
+    assert enough_share(by["reweighted", 10], 0) == "more than 16 %"
+    curves["full"][0][10] = 4.0
+    most = next(line for line in enough(settings, curves) if line["against"] == "full")
+    assert enough_share(most, 0) == "at most 1 %"

@@ -126,7 +126,7 @@ class Lite0:
     size = 128  # pixels; 64-px tiles gain nothing from 224 and cost three times as much
 
     def __init__(self, *, device: str = "auto"):
-        self.device = str(torch_device(device))
+        self.device = torch_device(device)
         self.network = load_network(LITE0_WEIGHTS.verified()).to(self.device)
 
     def check_bands(self, bands: Mapping[str, int]) -> None:

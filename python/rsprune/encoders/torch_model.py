@@ -30,7 +30,7 @@ class TorchModel:
         device: str,
     ):
         self.name = name
-        self.device = str(torch_device(device))
+        self.device = torch_device(device)
         self.network = network.eval().requires_grad_(False).float().to(self.device)
         self.features = features
         self.preprocessing = preprocessing
@@ -95,10 +95,10 @@ def first_line(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def torch_device(device: str) -> torch.device:
+def torch_device(device: str) -> str:
     """The device of that name; auto is cuda where there is one. Raises `ConfigError`."""
     if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         chosen = torch.device(device)
     except RuntimeError:
@@ -108,4 +108,4 @@ def torch_device(device: str) -> torch.device:
     if chosen.type == "cuda" and (chosen.index or 0) >= (n := torch.cuda.device_count()):
         reason = f"finds {n} CUDA devices" if torch.version.cuda else "is a build without CUDA"
         raise ConfigError(f"device {device} cannot be used because PyTorch {reason}: give --device cpu")
-    return chosen
+    return str(chosen)

@@ -53,7 +53,7 @@ class Lpips:
     def __init__(self, *, weights: Path | None = None, device: str = "auto"):
         tensors = WEIGHTS["alexnet"].load(weights)
         self.heads = [torch.from_numpy(h) for h in load_heads(weights)]
-        self.device = str(torch_device(device))
+        self.device = torch_device(device)
         self.network = alexnet()
         convolutions = [layer for layer in self.network if isinstance(layer, nn.Conv2d)]
         for i, layer in enumerate(convolutions):

@@ -35,9 +35,10 @@ def held_out_loss(model: str, reference: SourceConfig, *, seed: int, device: str
     if missing:
         raise ConfigError(f"to measure a model needs {', '.join(missing)}: run pip install 'rsprune[train]'")
     from rsprune.encoders.packaged import sha256
+    from rsprune.encoders.torch_model import torch_device
     from rsprune.evaluation.denoising import Denoiser, denoising_loss
 
-    place = _torch_device(device)
+    place = torch_device(device)
     loaded = Denoiser.load(Path(model), device=place)
     images = read_images(reference)
     losses = denoising_loss(loaded, images.pixels, seed=seed)
@@ -60,6 +61,7 @@ def drawn_features(
     model: str, extractor: Encoder | None, settings: EvaluateConfig, *, seed: int, device: str
 ) -> Measured:
     """Features of images drawn from a model. Raises `ConfigError` where there is nothing to extract them with."""
+    from rsprune.encoders.torch_model import torch_device
     from rsprune.training.config import SampleConfig
     from rsprune.training.sample import draw, load_pipeline
 
@@ -67,16 +69,10 @@ def drawn_features(
         raise ConfigError(
             "images drawn from a model are compared with images: give --reference a folder of images"
         )
-    pipe = load_pipeline(Path(model), device=_torch_device(device))
+    pipe = load_pipeline(Path(model), device=torch_device(device))
     wish = SampleConfig(n=settings.draw, steps=settings.draw_steps, seed=seed, batch_size=BATCH)
     return Measured(np.concatenate([extractor(list(batch)) for batch in draw(pipe, wish)]), model)
 
 
 def _told(by_time: np.ndarray) -> dict[str, Any]:
     return {"mean": float(by_time.mean()), "by_time": by_time.tolist()}
-
-
-def _torch_device(device: str) -> str:
-    from rsprune.encoders.torch_model import torch_device
-
-    return str(torch_device(device))

@@ -146,11 +146,11 @@ class DownstreamConfig:
     def slug(self) -> str:
         return self.label.replace(" ", "-")
 
-    def check(self) -> None:
-        """Raises `ConfigError` where the task knows no such setting."""
+    def checked(self) -> SuperResolutionConfig | SemanticConfig:
+        """Settings of the task, paths left out. Raises `ConfigError` where it or training knows no such setting."""
         given = {"foundation": ".", **({"masks": "."} if self.task == "semantic" else {})}
-        checked_training(DOWNSTREAM[self.task], {**given, **self.settings})
         checked_training(TrainConfig, {**self.training, "data": "."})
+        return checked_training(DOWNSTREAM[self.task], {**given, **self.settings})
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -223,7 +223,7 @@ def load(path: Path) -> ExperimentConfig:
     # Wrong names in the sections that others own must not show after hours.
     checked_training(TrainConfig, {**found.training, "data": "."})
     for task in found.downstream:
-        task.check()
+        task.checked()
     for sections in (found.selection, *(arm.select for arm in found.arms)):
         others = {name: section for name, section in sections.items() if name != "source"}
         source = {"path": ".", **sections.get("source", {})}

@@ -20,6 +20,7 @@ from rsprune.experiment import earlier
 from rsprune.experiment.config import WITH_LAYOUT, DownstreamConfig, ExperimentConfig
 from rsprune.experiment.imagery import open_picture
 from rsprune.experiment.regions import Tiles, split
+from rsprune.finetuning.config import SemanticConfig, SuperResolutionConfig
 from rsprune.run import write_json
 
 SCRATCH = "from scratch"
@@ -45,6 +46,20 @@ class Tuning:
     @property
     def done(self) -> bool:
         return (self.folder / "result.json").is_file()
+
+
+def check_weights(settings: ExperimentConfig) -> None:
+    """Raises `ConfigError` where weights are not there that fine-tunings will be measured with hours later."""
+    from rsprune.evaluation.extractors import load_extractor
+    from rsprune.evaluation.lpips import Lpips
+
+    archive = Path(settings.measure.weights) if settings.measure.weights else None
+    for task in settings.downstream:
+        measured = task.checked()
+        if isinstance(measured, SuperResolutionConfig) and measured.lpips:
+            Lpips(weights=archive, device="cpu")
+        if isinstance(measured, SemanticConfig) and measured.kd:
+            load_extractor("alexnet", weights=archive, device="cpu")
 
 
 def planned(settings: ExperimentConfig, out: Path) -> list[Tuning]:

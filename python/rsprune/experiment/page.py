@@ -25,7 +25,13 @@ def write(facts: dict[str, Any], out: Path) -> None:
         "note": text.distances_note,
         "tuning_note": text.downstream_note,
     }
-    environment.globals |= {"spread": text.spread, "isnan": lambda v: v != v, "kinds": KINDS}
+    environment.globals |= {
+        "spread": text.spread,
+        "isnan": lambda v: v != v,
+        "kinds": KINDS,
+        "share": text.enough_share,
+        "enough_note": text.enough_note,
+    }
     pictures = {name: _inline(out / name) for name in PICTURES if (out / name).is_file()}
     grids = {arm["label"]: _inline(out / arm["grid"]) for arm in facts["arms"] if arm["grid"]}
     html = environment.get_template("page.html.j2").render(facts=facts, pictures=pictures, grids=grids)

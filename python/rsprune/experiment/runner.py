@@ -92,7 +92,8 @@ def experiment(
         How many runs are done, of how many, and where the results are.
 
     Raises:
-        ConfigError: The folder or the results are of another experiment, or there is no such arm.
+        ConfigError: The folder or the results are of another experiment, there is no such arm, or weights that a
+            fine-tuning is measured with are not there.
         RunFailed: A run ended with an error; the others go on first.
     """
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
@@ -100,6 +101,7 @@ def experiment(
     if unknown:
         known = ", ".join(arm.label for arm in settings.arms)
         raise ConfigError(f"there is no arm {unknown[0]!r}: give one of {known}")
+    downstream.check_weights(settings)
     out.mkdir(parents=True, exist_ok=True)
     with Run(out).lock():
         _adopt(settings, out)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 
 CONFIDENCE = 0.95
+Point = TypeVar("Point", int, float)
 
 
 @dataclass(frozen=True)
@@ -71,18 +73,18 @@ def holm(p: Sequence[float]) -> list[float]:
     return out
 
 
-def steps_to_reach(curve: Mapping[int, float], target: float) -> float | None:
-    """Step at which a falling curve of values by step first reaches `target`; None where it never does.
+def first_reached(curve: Mapping[Point, float], target: float) -> float | None:
+    """Where a falling curve, of values by steps or by kept share, first reaches `target`; None if nowhere.
 
-    Between checkpoints the logarithm of the value is taken as linear in that of the step. A curve that is
-    there at its first checkpoint was so no later: that step is given.
+    Between two points the logarithm of the value is taken as linear in that of the step or share. A curve that is
+    there at its first point is so from there on or earlier: that point is given.
     """
-    steps = sorted(curve)
-    for before, step in zip([None, *steps], steps, strict=False):
-        if curve[step] <= target:
+    points = sorted(curve)
+    for before, here in zip([None, *points], points, strict=False):
+        if curve[here] <= target:
             if before is None:
-                return float(step)
-            a, b = np.log(curve[before]), np.log(curve[step])
-            share = (a - np.log(target)) / (a - b)
-            return float(np.exp(np.log(before) + share * (np.log(step) - np.log(before))))
+                return float(here)
+            a, b = np.log(curve[before]), np.log(curve[here])
+            part = (a - np.log(target)) / (a - b)
+            return float(np.exp(np.log(before) + part * (np.log(here) - np.log(before))))
     return None

@@ -13,7 +13,7 @@ from rsprune.evaluation.evaluate import NAMES
 from rsprune.experiment.config import ExperimentConfig
 from rsprune.experiment.downstream import SCRATCH
 from rsprune.experiment.references import KINDS
-from rsprune.experiment.statistics import holm, interval, paired, steps_to_reach
+from rsprune.experiment.statistics import first_reached, holm, interval, paired
 
 Row = dict[str, Any]
 Curves = dict[str, dict[int, dict[int, float]]]  # arm -> seed -> step -> loss
@@ -31,6 +31,10 @@ SCORES = {
     "semantic": {"generated miou": "mIoU", "generated accuracy": "pixels right", "kd value": "KD-AlexNet"},
 }
 FLOORS = {"bicubic": "bicubic", "real": "real images", "shuffled": "real images of other layouts"}
+WHOLE = ("full", "reweighted")  # strategies that train on everything
+# What a smaller kept set may lose and still be called enough: more than the same run differs by on two machines
+# (docs/evidence.md), less than most arms do.
+TOLERANCE = 0.02
 MEMORY = ("memorisation: ratio", "memorisation: close", "memorisation: nearer")
 
 
@@ -69,6 +73,7 @@ def summarise(
         "clusters": _clusters(rows, labels, steps[-1]),
         "comparisons": {kind: comparisons(settings, curves[kind], steps[-1], kind) for kind in KINDS},
         "convergence": {kind: convergence(curves[kind], steps[-1]) for kind in KINDS},
+        "enough": {kind: enough(settings, curves[kind]) for kind in KINDS},
         "distances": _distances(rows, labels),
         "downstream": _downstream(settings, rows, [*labels, SCRATCH]),
     }
@@ -114,13 +119,45 @@ def convergence(curves: Curves, last: int) -> list[dict[str, Any]]:
         if arm == "full":
             continue
         steps = {
-            seed: steps_to_reach(curve, curves["full"][seed][last])
+            seed: first_reached(curve, curves["full"][seed][last])
             for seed, curve in seeds.items()
             if last in curves.get("full", {}).get(seed, {})
         }
         speed = [last / s for s in steps.values() if s]
         mean = float(np.mean(speed)) if speed and len(speed) == len(steps) else None
         found.append({"arm": arm, "steps": steps, "speed_up": mean})
+    return found
+
+
+def enough(settings: ExperimentConfig, curves: Curves) -> list[dict[str, Any]]:
+    """The smallest kept share that is as good as everything, by strategy, step and seed.
+
+    As good: a loss at most `TOLERANCE` above that of `full`, or of `reweighted`, with the same seed and step. Between
+    the shares that were run, loss and share lie on straight lines of logarithms. A share is None where none
+    of those that were run is enough; the smallest that was run may be more than enough. Only strategies with
+    several shares, and seeds that all of them have.
+    """
+    shares: dict[str, dict[float, str]] = defaultdict(dict)
+    for arm in settings.arms:
+        if arm.strategy not in WHOLE and not arm.name:
+            shares[arm.strategy][arm.keep] = arm.label
+    found = []
+    for strategy, labels in shares.items():
+        if len(labels) < 2:
+            continue
+        for whole in WHOLE:
+            mine = [curves.get(label, {}) for label in (whole, *labels.values())]
+            seeds = sorted(set.intersection(*map(set, mine)))
+            for step in settings.measure.checkpoints if seeds else ():
+                by_seed = {
+                    seed: first_reached(
+                        {share: curves[label][seed][step] for share, label in labels.items()},
+                        (1 + TOLERANCE) * curves[whole][seed][step],
+                    )
+                    for seed in seeds
+                }
+                found.append({"strategy": strategy, "against": whole, "step": step, "shares": by_seed,
+                              "run": sorted(labels)})  # fmt: skip
     return found
 
 

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from rsprune.experiment.references import KINDS
+from rsprune.experiment.summary import TOLERANCE
 
 
 def write(facts: dict[str, Any]) -> str:
@@ -22,6 +23,9 @@ def write(facts: dict[str, Any]) -> str:
             *_convergence(facts["convergence"][kind], facts["steps"][-1]), "", "### By share of noise", "",
             *_times(facts["times"][kind]),
         ]  # fmt: skip
+    if any(facts["enough"].values()):
+        parts += ["", "## The smallest share that is enough", "", enough_note(), ""]
+        parts += _enough(facts["enough"], facts["seeds"])
     parts += ["", "## Every seed, last step", "", *_seeds(facts)]
     if facts["clusters"]["lines"]:
         parts += ["", "## Loss by kind of ground", "", *_clusters(facts["clusters"])]
@@ -120,6 +124,39 @@ def _convergence(lines: list[dict[str, Any]], last: int) -> list[str]:
         speed = "–" if line["speed_up"] is None else f"{line['speed_up']:.2f} ×"
         rows.append([line["arm"], _list(steps) or "–", speed])
     return table(["arm", "steps, by seed", "speed-up"], rows) if rows else ["No pair of runs is done."]
+
+
+def enough_note() -> str:
+    """What a share in the table of shares that are enough is."""
+    return (
+        f"Smallest kept share whose loss is at most {100 * TOLERANCE:g} % above that of an arm on everything, with the "
+        "same seed after the same steps; between the shares that were run, on straight lines of logarithms."
+    )
+
+
+def enough_share(line: dict[str, Any], seed: int) -> str:
+    """A share in per cent, or on which side of those that were run it lies; nothing where the seed is not done."""
+    if seed not in line["shares"]:
+        return ""
+    share, smallest, largest = line["shares"][seed], line["run"][0], line["run"][-1]
+    if share is None:
+        return f"more than {100 * largest:g} %"
+    return f"at most {100 * smallest:g} %" if share == smallest else f"{100 * share:.2g} %"
+
+
+def _enough(by_kind: dict[str, list[dict[str, Any]]], seeds: Sequence[int]) -> list[str]:
+    rows = [
+        [
+            kind,
+            f"{line['step']:,}",
+            line["against"],
+            line["strategy"],
+            *(enough_share(line, s) for s in seeds),
+        ]
+        for kind, lines in by_kind.items()
+        for line in sorted(lines, key=lambda line: (line["step"], line["against"]))
+    ]
+    return table(["reference", "steps", "as good as", "strategy", *(f"seed {s}" for s in seeds)], rows)
 
 
 def _times(lines: list[dict[str, Any]]) -> list[str]:

@@ -13,7 +13,7 @@ from rsprune.config import absolute
 from rsprune.errors import ConfigError
 from rsprune.finetuning.config import SemanticConfig, SuperResolutionConfig
 from rsprune.terminal import Terminal
-from rsprune.training.cli import Data, Output, given_values, torch_device, verb
+from rsprune.training.cli import Data, Output, given_values, verb
 from rsprune.training.config import TrainConfig, checked
 
 # The network is the foundation's, and it is conditioned on what it is given only.
@@ -85,13 +85,14 @@ def _run(
         raise ConfigError(f"{fixed[0]} is that of the model which is fine-tuned: leave it out")
     settings = checked(kind, values)
     terminal = Terminal(quiet=flags["quiet"] or flags["as_json"], as_json=flags["as_json"])
+    from rsprune.encoders.torch_model import torch_device
     from rsprune.finetuning.finetune import finetune
 
     facts = finetune(
         settings,
         training,
         output,
-        device=torch_device(flags),
+        device=torch_device(flags["device"]),
         overwrite=flags["overwrite"],
         say=terminal.say,
     )

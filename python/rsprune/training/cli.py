@@ -75,9 +75,10 @@ def train(data: Data = None, *, output: Output, flags: dict[str, Any]) -> None:
         raise ConfigError("there is nothing to train on: give a run folder or images with --data")
     settings = checked(TrainConfig, values)
     terminal = Terminal(quiet=flags["quiet"] or flags["as_json"], as_json=flags["as_json"])
+    from rsprune.encoders.torch_model import torch_device
     from rsprune.training.train import train as train_model
 
-    device = torch_device(flags)
+    device = torch_device(flags["device"])
     if device.startswith("cuda:"):
         raise ConfigError(
             f"training takes the first GPU it sees: set CUDA_VISIBLE_DEVICES={device[5:]} instead"
@@ -105,6 +106,7 @@ def sample(
     flags: dict[str, Any],
 ) -> None:
     """Draw images from a trained model."""
+    from rsprune.encoders.torch_model import torch_device
     from rsprune.training.folder import task_of
     from rsprune.training.publish import trained_bits
     from rsprune.training.sample import load_pipeline, write_samples
@@ -112,7 +114,7 @@ def sample(
     bits = trained_bits(model)
     values = {"bits": bits, **given_values(SampleConfig, "sample", flags)}
     settings = checked(SampleConfig, values)
-    pipe, task = load_pipeline(model, device=torch_device(flags)), task_of(model)
+    pipe, task = load_pipeline(model, device=torch_device(flags["device"])), task_of(model)
     if given is None:
         count, path = settings.n, write_samples(pipe, settings, out)
     elif task is None:
@@ -134,16 +136,3 @@ def given_values(kind: type, section: str, flags: dict[str, Any]) -> dict[str, A
     base = load_values(flags["config_file"]).get(section, {}) if flags["config_file"] else {}
     given = {f.name: flags.get(f.name) for f in fields(kind)}
     return {**base, **{name: value for name, value in given.items() if value is not None}}
-
-
-def torch_device(flags: dict[str, Any]) -> str:
-    import torch
-
-    wish = flags["device"]
-    if wish == "auto":
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    if wish.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(f"--device {wish}: torch finds no CUDA device; use --device cpu")
-    if wish != "cpu" and not wish.startswith("cuda"):
-        raise ConfigError(f"device is {wish!r}: give auto, cpu, cuda or cuda:INDEX")
-    return wish

@@ -63,7 +63,7 @@ class Perceptual:
             raise ConfigError(f"--resize is {resize}: give {SMALLEST} pixels or more")
         self.name, self.size = name, resize
         self.weight_hash = WEIGHTS[name].sha256
-        self.device = str(torch_device(device))
+        self.device = torch_device(device)
         self.network = NETWORKS[name]()
         tensors = WEIGHTS[name].load(weights)
         convolutions = [layer for layer in self.network if isinstance(layer, nn.Conv2d)]
