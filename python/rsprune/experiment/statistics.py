@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TypeVar
 
 import numpy as np
@@ -79,12 +80,11 @@ def first_reached(curve: Mapping[Point, float], target: float) -> float | None:
     Between two points the logarithm of the value is taken as linear in that of the step or share. A curve that is
     there at its first point is so from there on or earlier: that point is given.
     """
-    points = sorted(curve)
-    for before, here in zip([None, *points], points, strict=False):
-        if curve[here] <= target:
-            if before is None:
-                return float(here)
-            a, b = np.log(curve[before]), np.log(curve[here])
-            part = (a - np.log(target)) / (a - b)
-            return float(np.exp(np.log(before) + part * (np.log(here) - np.log(before))))
+    points = sorted((float(at), value) for at, value in curve.items())
+    if points[0][1] <= target:
+        return points[0][0]
+    for (before, high), (here, low) in pairwise(points):
+        if low <= target:
+            part = np.log(high / target) / np.log(high / low)
+            return float(before * (here / before) ** part)
     return None
