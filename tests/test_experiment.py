@@ -258,3 +258,22 @@ def test_weights_that_are_needed_hours_later_are_asked_for_first(tmp_path, monke
     with pytest.raises(ConfigError, match=said):
         experiment(settings, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_arms_that_come_later_get_floors_too(tmp_path, monkeypatch):
+    """Nothing is trained here: floors are of real tiles, and are measured before any run."""
+    from rsprune.experiment import runner
+
+    monkeypatch.setattr(runner, "_execute", lambda *_: None)
+    _, settings = experiment_case.settings(tmp_path)
+    measure = replace(settings.measure, samples=12, extractors=("lite0",))
+    settings, out = replace(settings, measure=measure), tmp_path / "out"
+    found = []
+    for labels in (["full"], [], []):
+        runner.experiment(settings, out, labels=labels)
+        found.append(json.loads((out / "floors.json").read_text()))
+    first, both, again = found
+    assert {row["arm"] for row in first} == {"real: second half", "real: full"}
+    assert {row["arm"] for row in both} == {"real: second half", "real: full", "real: rsprune 25 %"}
+    assert both[: len(first)] == first
+    assert again == both

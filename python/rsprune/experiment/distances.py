@@ -89,13 +89,18 @@ def floors(data: Prepared, kept: dict[str, Path | None], measure: MeasureConfig,
         for kind in KINDS:
             y = sets[kind]
             rows = distances(sets[f"{kind} half"], y, measure.seed)
-            found += [{**about, "arm": "real: second half", "reference": kind, **row} for row in rows]
+            found += [{**about, "arm": floor_name("second half"), "reference": kind, **row} for row in rows]
             for arm, file in kept.items():
                 chosen = np.random.default_rng(measure.seed).permutation(pool_rows(file, data))
                 chosen = chosen[: measure.samples]
                 rows = distances(np.asarray(pool[np.sort(chosen)]), y, measure.seed)
-                found += [{**about, "arm": f"real: {arm}", "reference": kind, **row} for row in rows]
+                found += [{**about, "arm": floor_name(arm), "reference": kind, **row} for row in rows]
     return found
+
+
+def floor_name(arm: str) -> str:
+    """What the rows of real images that an arm keeps are called, in the place of an arm."""
+    return f"real: {arm}"
 
 
 def pool_rows(kept: Path | None, data: Prepared) -> np.ndarray:

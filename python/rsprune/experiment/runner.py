@@ -193,14 +193,21 @@ def _floors(
     plan: Sequence[Planned],
     found: dict[Path, arms.Training],
 ) -> None:
-    """What real images get, of the first seed's selections; before any run, so nothing can depend on them."""
-    path = out / "floors.json"
-    if not plan or not settings.measure.samples or path.is_file():
+    """What real images get, of the first seed's selections; before any of an arm's runs, which so cannot change it."""
+    if not settings.measure.samples:
         return
-    kept = {run.arm.label: found[run.folder].kept for run in plan if run.seed == plan[0].seed}
+    path = out / "floors.json"
+    before = json.loads(path.read_text("utf-8")) if path.is_file() else []
+    known = {row["arm"] for row in before}
+    kept = {
+        run.arm.label: found[run.folder].kept
+        for run in plan
+        if run.seed == plan[0].seed and distances.floor_name(run.arm.label) not in known
+    }
     kept.pop("reweighted", None)  # the same images as the full arm's
-    rows = distances.floors(data, kept, settings.measure, device=settings.device)
-    write_json(path, [{**code(), **row} for row in rows])
+    if kept:
+        rows = distances.floors(data, kept, settings.measure, device=settings.device)
+        write_json(path, [*before, *({**code(), **row} for row in rows if row["arm"] not in known)])
 
 
 def _execute(
