@@ -7,16 +7,15 @@ from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from rsprune import config as run_config
-from rsprune.config import STRICT, _sentence, load_values
+from rsprune.config import STRICT, load_values
 from rsprune.errors import ConfigError
 from rsprune.evaluation.config import TIMES
 from rsprune.finetuning.config import SemanticConfig, SuperResolutionConfig
 from rsprune.training.config import TrainConfig
-from rsprune.training.config import checked as checked_training
 
 REGIONS = ("pool", "reference", "metric", "tuning")
 BUILT_IN = ("bluemarble", "sentinel2")
@@ -149,8 +148,8 @@ class DownstreamConfig:
     def checked(self) -> SuperResolutionConfig | SemanticConfig:
         """Settings of the task, paths left out. Raises `ConfigError` where it or training knows no such setting."""
         given = {"foundation": ".", **({"masks": "."} if self.task == "semantic" else {})}
-        checked_training(TrainConfig, {**self.training, "data": "."})
-        return checked_training(DOWNSTREAM[self.task], {**given, **self.settings})
+        run_config.checked(TrainConfig, {**self.training, "data": "."})
+        return run_config.checked(DOWNSTREAM[self.task], {**given, **self.settings})
 
 
 @dataclass(frozen=True, config=STRICT)
@@ -217,11 +216,11 @@ def load(path: Path) -> ExperimentConfig:
         if scene.get("path") not in (*BUILT_IN, None):
             scene["path"] = str(path.parent.absolute() / scene["path"])
     try:
-        found = TypeAdapter(ExperimentConfig).validate_python(values)
-    except ValidationError as e:
-        raise ConfigError(f"{path}: " + "; ".join(_sentence(error) for error in e.errors())) from None
+        found = run_config.checked(ExperimentConfig, values)
+    except ConfigError as e:
+        raise ConfigError(f"{path}: {e}") from None
     # Wrong names in the sections that others own must not show after hours.
-    checked_training(TrainConfig, {**found.training, "data": "."})
+    run_config.checked(TrainConfig, {**found.training, "data": "."})
     for task in found.downstream:
         task.checked()
     for sections in (found.selection, *(arm.select for arm in found.arms)):
