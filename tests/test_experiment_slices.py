@@ -72,6 +72,10 @@ def test_results_of_both_are_compared_in_one_table(slices):
         f"| {FULL} | {images[FULL]:,} | 0 |" in text
     )  # what it was given is known, though not selected here
     assert text.count("| full |") > 5
+    tuned = {r["arm"]: r["value"] for r in rows if r["metric"] == "super-resolution x2: expected psnr"}
+    line = f"{CHOSEN} − {FULL} | {tuned[CHOSEN] - tuned[FULL]:+.3f} |"
+    assert line in text
+    assert line.replace(" | ", "</td><td>").replace(" |", "</td>") in (second / "index.html").read_text()
 
 
 def test_a_third_folder_takes_the_sum(slices, tmp_path):

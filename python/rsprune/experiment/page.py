@@ -30,6 +30,8 @@ def write(facts: dict[str, Any], out: Path) -> None:
         "isnan": lambda v: v != v,
         "kinds": KINDS,
         "share": text.enough_share,
+        "paired_spread": text.paired_spread,
+        "paired_note": text.PAIRED_NOTE,
         "enough_note": text.enough_note,
     }
     pictures = {name: _inline(out / name) for name in PICTURES if (out / name).is_file()}

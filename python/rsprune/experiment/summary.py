@@ -253,5 +253,12 @@ def _downstream(settings: ExperimentConfig, rows: Sequence[Row], starts: list[st
                               "seeds": values[0]})  # fmt: skip
         if lines:
             about = {"title": task.label, "steps": mine[0]["step"], "n_real": mine[0]["n_real"]}
-            found.append({**about, "heads": list(heads.values()), "lines": lines})
+            first = settings.primary[0] if settings.primary else ""
+            differences = []
+            for name in starts:
+                pairs = [paired(cells.get((first, head), {}), cells.get((name, head), {})) for head in heads]
+                if name != first and any(pairs):
+                    by_head = [asdict(pair) if pair else None for pair in pairs]
+                    differences.append({"first": first, "second": name, "values": by_head})
+            found.append({**about, "heads": list(heads.values()), "lines": lines, "differences": differences})
     return found

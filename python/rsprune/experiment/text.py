@@ -216,4 +216,25 @@ def _downstream(task: dict[str, Any], seeds: Sequence[int]) -> list[str]:
         each = [f"{line['seeds'][s]:.3f}" if s in line["seeds"] else "" for s in seeds]
         rows.append([line["arm"], *cells, *each])
     head = ["start", *task["heads"], *(f"{task['heads'][0]}, seed {s}" for s in seeds)]
-    return [downstream_note(task), "", *table(head, rows)]
+    lines = [downstream_note(task), "", *table(head, rows)]
+    if task["differences"]:
+        rows = [
+            [f"{d['first']} − {d['second']}", *(paired_spread(value) for value in d["values"])]
+            for d in task["differences"]
+        ]
+        lines += ["", PAIRED_NOTE, "", *table(["difference", *task["heads"]], rows)]
+    return lines
+
+
+PAIRED_NOTE = (
+    "A seed draws the held-out tiles, too, so differences are paired by seed: mean ± half of the 95 % t-interval, not "
+    "corrected for their number."
+)
+
+
+def paired_spread(pair: dict[str, Any] | None) -> str:
+    """A paired difference with its interval; nothing where no seed has both."""
+    if pair is None:
+        return ""
+    half = (pair["high"] - pair["low"]) / 2
+    return f"{pair['difference']:+.3f}" + ("" if math.isnan(half) else f" ± {half:.3f}")
