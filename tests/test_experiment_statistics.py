@@ -95,6 +95,7 @@ def test_the_share_that_is_enough_lies_between_those_that_were_run():
         "random 4 %": 2.04,
         "random 16 %": 0.51,
         "rsprune 1 %": 0.3,
+        "rsprune with other settings": 0.2,
     }
     curves = {arm: {seed: {10: loss, 20: 2 * loss} for seed in (0, 1)} for arm, loss in losses.items()}
     curves["random 4 %"][1][10] = 1.019

@@ -32,7 +32,7 @@ def write(facts: dict[str, Any], out: Path) -> None:
         "share": text.enough_share,
         "paired_spread": text.paired_spread,
         "paired_note": text.PAIRED_NOTE,
-        "enough_note": text.enough_note,
+        "enough_note": text.ENOUGH_NOTE,
     }
     pictures = {name: _inline(out / name) for name in PICTURES if (out / name).is_file()}
     grids = {arm["label"]: _inline(out / arm["grid"]) for arm in facts["arms"] if arm["grid"]}

@@ -9,6 +9,15 @@ from typing import Any
 from rsprune.experiment.references import KINDS
 from rsprune.experiment.summary import TOLERANCE
 
+ENOUGH_NOTE = (
+    f"Smallest kept share whose loss is at most {100 * TOLERANCE:g} % above that of an arm on everything, with the "
+    "same seed after the same steps; between the shares that were run, on straight lines of logarithms."
+)
+PAIRED_NOTE = (
+    "A seed draws the held-out tiles, too, so differences are paired by seed: mean ± half of the 95 % t-interval, not "
+    "corrected for their number."
+)
+
 
 def write(facts: dict[str, Any]) -> str:
     """Markdown with every number of the facts that a reader may want to check."""
@@ -24,7 +33,7 @@ def write(facts: dict[str, Any]) -> str:
             *_times(facts["times"][kind]),
         ]  # fmt: skip
     if any(facts["enough"].values()):
-        parts += ["", "## The smallest share that is enough", "", enough_note(), ""]
+        parts += ["", "## The smallest share that is enough", "", ENOUGH_NOTE, ""]
         parts += _enough(facts["enough"], facts["seeds"])
     parts += ["", "## Every seed, last step", "", *_seeds(facts)]
     if facts["clusters"]["lines"]:
@@ -126,14 +135,6 @@ def _convergence(lines: list[dict[str, Any]], last: int) -> list[str]:
     return table(["arm", "steps, by seed", "speed-up"], rows) if rows else ["No pair of runs is done."]
 
 
-def enough_note() -> str:
-    """What a share in the table of shares that are enough is."""
-    return (
-        f"Smallest kept share whose loss is at most {100 * TOLERANCE:g} % above that of an arm on everything, with the "
-        "same seed after the same steps; between the shares that were run, on straight lines of logarithms."
-    )
-
-
 def enough_share(line: dict[str, Any], seed: int) -> str:
     """A share in per cent, or on which side of those that were run it lies; nothing where the seed is not done."""
     if seed not in line["shares"]:
@@ -224,12 +225,6 @@ def _downstream(task: dict[str, Any], seeds: Sequence[int]) -> list[str]:
         ]
         lines += ["", PAIRED_NOTE, "", *table(["difference", *task["heads"]], rows)]
     return lines
-
-
-PAIRED_NOTE = (
-    "A seed draws the held-out tiles, too, so differences are paired by seed: mean ± half of the 95 % t-interval, not "
-    "corrected for their number."
-)
 
 
 def paired_spread(pair: dict[str, Any] | None) -> str:
