@@ -21,6 +21,7 @@ from rsprune import config, stages
 from rsprune.errors import ConfigError
 from rsprune.files import write_json
 from rsprune.layout import READS_IMAGES
+from rsprune.locations import source_values
 from rsprune.run import Run
 from rsprune.sources.base import Item
 from rsprune.stages import Job, embed_images, encode, scan_images, score_images
@@ -43,7 +44,7 @@ class Runs:
     """Runs over `images` into one folder, and what they said."""
 
     def __init__(self, images: Path, out: Path, **values):
-        scan = {"sources": [config.source_values(str(images))], "part_size": PART, **values.pop("scan", {})}
+        scan = {"sources": [source_values(str(images))], "part_size": PART, **values.pop("scan", {})}
         self.settings = config.settings({"scan": scan, "embed": {"encoder": "rcf"}, **values})
         self.run, self.said = Run(out), []
 

@@ -11,6 +11,7 @@ from rsprune import config
 from rsprune.encoders import encoder_files, load_encoder
 from rsprune.encoders.preprocess import Preprocessing
 from rsprune.errors import ConfigError
+from rsprune.locations import source_values
 from rsprune.run import Run
 from rsprune.stages import Job, embed_images, scan_images, score_images
 
@@ -167,7 +168,7 @@ def test_onnx_in_a_run(onnx, tmp_path, monkeypatch):
 
     def embedded(name, out, source=data):
         values = {
-            "scan": {"sources": [config.source_values(str(source))], "part_size": 4},
+            "scan": {"sources": [source_values(str(source))], "part_size": 4},
             "embed": {"encoder": name},
         }
         job = Job(Run(tmp_path / out), config.settings(values), workers=1)

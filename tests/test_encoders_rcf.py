@@ -16,6 +16,7 @@ from rsprune.encoders import LearntEncoder, load_encoder
 from rsprune.encoders.rcf import WHITENING, RandomConvolutions
 from rsprune.encoders.state import load_state, save_state
 from rsprune.errors import ConfigError
+from rsprune.locations import source_values
 from rsprune.run import Run
 from rsprune.stages import Job, embed_images, scan_images, score_images
 from rsprune.stages.encode import STATE
@@ -215,7 +216,7 @@ def scenes(tmp_path_factory) -> Path:
 
 
 def job(out, *sources, workers=1, encoder="rcf", **embed) -> Job:
-    values = {"sources": [config.source_values(str(s)) for s in sources], "part_size": 5}
+    values = {"sources": [source_values(str(s)) for s in sources], "part_size": 5}
     settings = config.settings({"scan": values, "embed": {"encoder": encoder, **embed}})
     run = Run(out)
     run.path.mkdir(exist_ok=True)
@@ -255,7 +256,7 @@ def test_filters_do_not_depend_on_names(scenes, tmp_path):
     runs = []
     for k, folder in enumerate((scenes, tmp_path / "renamed")):
         wanted = job(tmp_path / f"r{k}", folder)
-        sources = [{**config.source_values(str(folder)), **settings}]
+        sources = [{**source_values(str(folder)), **settings}]
         values = {"scan": {"sources": sources, "part_size": 5}, "embed": {"encoder": "rcf"}}
         wanted = Job(wanted.run, config.settings(values), workers=1)
         for stage in (scan_images, score_images, embed_images):

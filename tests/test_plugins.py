@@ -10,6 +10,7 @@ import image_files
 from rsprune import config, plugins, prune
 from rsprune.encoders import load_encoder
 from rsprune.errors import ConfigError, RspruneError
+from rsprune.locations import source_values
 from rsprune.sources import open_source
 from rsprune.strategies import load_strategy
 
@@ -128,15 +129,15 @@ def test_a_source_that_nobody_reads(example, tmp_path, monkeypatch):
         open_source(config.SourceConfig(path="tar:x"))
     Path("odd:name").mkdir()  # a folder that is there is a folder
     image_files.write_png(tmp_path / "odd:name" / "a.png")
-    assert [
-        item.id for item in open_source(config.SourceConfig(**config.source_values("odd:name"))).items()
-    ] == ["a.png"]
+    assert [item.id for item in open_source(config.SourceConfig(**source_values("odd:name"))).items()] == [
+        "a.png"
+    ]
 
 
 def test_paths_of_plugins_stay_as_they_are():
-    assert config.source_values("npz:x.npz=tiles") == {"path": "npz:x.npz", "name": "tiles"}
-    assert config.source_values("/a/npz:x")["path"] == "/a/npz:x"
-    assert Path(config.source_values("x.npz")["path"]).is_absolute()
+    assert source_values("npz:x.npz=tiles") == {"path": "npz:x.npz", "name": "tiles"}
+    assert source_values("/a/npz:x")["path"] == "/a/npz:x"
+    assert Path(source_values("x.npz")["path"]).is_absolute()
 
 
 def test_the_example(example, tmp_path):

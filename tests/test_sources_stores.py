@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from image_files import encoded, source_of, texture, write_tiff
-from rsprune.config import SourceConfig, absolute, source_values
+from rsprune.config import SourceConfig
 from rsprune.errors import ConfigError, StoreError, UnreadableImage
+from rsprune.locations import absolute, source_scheme, source_values
 from rsprune.sources import ids, store
 from shard_files import png, write_shard, write_table
 from test_sources_tar import items, refusals
@@ -262,8 +263,6 @@ class TestSecrets:
             absolute("s3://b/x.zip::file:///etc/passwd")
 
     def test_urls_and_plugins_are_told_apart(self):
-        from rsprune.config import source_scheme
-
         assert absolute("s3://b/x=1/") == "s3://b/x=1/"
         assert source_values("s3://b/year=2020/") == {"path": "s3://b/year=2020/", "name": "year=2020"}
         assert source_values("s3://b/x.tar=web") == {"path": "s3://b/x.tar", "name": "web"}

@@ -8,6 +8,7 @@ from typing import Any
 
 from rsprune import config, engine
 from rsprune.errors import ConfigError
+from rsprune.locations import absolute, source_values
 from rsprune.run import Run
 from rsprune.stages import Job, run_all
 
@@ -52,13 +53,13 @@ def prune(
     values = {stage: dict(v) if isinstance(v, dict) else v for stage, v in (settings or {}).items()}
     paths = _paths(data)
     if paths:
-        values.setdefault("scan", {})["sources"] = [config.source_values(p) for p in paths]
+        values.setdefault("scan", {})["sources"] = [source_values(p) for p in paths]
     if keep is not None:
         values.setdefault("select", {})["keep"] = keep
     if n is not None:
         values.setdefault("select", {})["n"] = n
     if references := _paths(reference):
-        values.setdefault("cluster", {})["reference"] = [config.absolute(r) for r in references]
+        values.setdefault("cluster", {})["reference"] = [absolute(r) for r in references]
     wanted = config.settings({**values, "seed": seed})
     job = Job(
         Run(out),

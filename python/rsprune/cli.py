@@ -13,10 +13,10 @@ import typer
 from rsprune import config, engine, stages
 from rsprune.api import check_workers
 from rsprune.cli_options import FLAG, READS_THE_RUN, SECTIONS, app, call, one_of, verb
-from rsprune.config import absolute, source_values
 from rsprune.engine_ray import Ray
 from rsprune.errors import ConfigError
 from rsprune.export import Format
+from rsprune.locations import absolute, source_values
 from rsprune.run import Run
 from rsprune.strategies import load_strategy
 from rsprune.terminal import Terminal

@@ -6,7 +6,6 @@ that owns it; `Settings` only holds the stages together.
 
 from __future__ import annotations
 
-import re
 import sys
 from dataclasses import asdict, field
 from pathlib import Path
@@ -25,6 +24,7 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from rsprune.errors import ConfigError
+from rsprune.locations import absolute
 
 STRICT = ConfigDict(extra="forbid")
 T = TypeVar("T")
@@ -353,51 +353,6 @@ def load_values(path: str | Path) -> dict[str, Any]:
 def dumps(value: Settings, *, provenance: dict[str, Any]) -> str:
     """TOML text that `load` reads back; None means absent."""
     return tomli_w.dumps(_without_none({**asdict(value), "provenance": provenance}))
-
-
-def source_values(text: str) -> dict[str, Any]:
-    """Settings of a source from ``PATH`` or ``PATH=NAME``."""
-    path, equals, name = text.rpartition("=")
-    if not equals or "/" in name or _exists(text):
-        path, name = text, ""
-    return {"path": absolute(path), "name": name or Path(absolute(path)).stem}
-
-
-def source_scheme(path: str) -> str:
-    """SCHEME of a source ``SCHEME:REST`` that a plug-in reads, "" for a path of the file system."""
-    scheme = re.match(r"([a-z][a-z0-9+.-]+):(?!//)", path)
-    return scheme[1] if scheme and not _exists(path) else ""
-
-
-def absolute(path: str) -> str:
-    """The path or URL as a run remembers it, so that it can be continued from any folder.
-
-    Raises:
-        ConfigError: the path is not UTF-8, or the URL holds a secret.
-    """
-    from rsprune.sources.store import check_url, is_url, local_path
-
-    if source_scheme(path):
-        return path
-    if is_url(path):
-        path = local_path(path) or check_url(path)
-    if is_url(path):
-        return path
-    text = str(Path(path).expanduser().absolute())
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise ConfigError(
-            f"the name of {path!r} is not UTF-8: rename it, or give the folder above it"
-        ) from None
-    return text
-
-
-def _exists(path: str) -> bool:
-    try:
-        return Path(path).exists()
-    except (OSError, ValueError):  # longer than a name can be, or with a NUL
-        return False
 
 
 def _without_none(value: Any) -> Any:

@@ -12,11 +12,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from datasets.exceptions import DatasetGenerationError
 
-from rsprune.config import source_scheme
 from rsprune.datasets.chosen import RunPath, chosen, open_images, open_run
 from rsprune.errors import ConfigError, UnreadableImage
 from rsprune.export.samples import Sample, samples
 from rsprune.export.tables import SCHEMA, record
+from rsprune.locations import source_scheme
 from rsprune.run import Run
 from rsprune.sources import ids
 from rsprune.sources.originals import beside

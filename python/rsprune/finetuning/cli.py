@@ -9,9 +9,9 @@ import typer
 from rich.table import Table
 
 from rsprune.cli_options import app
-from rsprune.config import absolute
 from rsprune.errors import ConfigError
 from rsprune.finetuning.config import SemanticConfig, SuperResolutionConfig
+from rsprune.locations import absolute
 from rsprune.terminal import Terminal
 from rsprune.training.cli import Data, Output, given_values, verb
 from rsprune.training.config import TrainConfig, checked

@@ -10,9 +10,10 @@ import numpy as np
 import torch
 from torch.nn.functional import avg_pool2d, interpolate, one_hot
 
-from rsprune.config import SourceConfig, absolute
+from rsprune.config import SourceConfig
 from rsprune.errors import ConfigError, UnreadableImage
 from rsprune.files import write_array
+from rsprune.locations import absolute
 from rsprune.sources import open_source
 from rsprune.training.config import SampleConfig
 from rsprune.training.pictures import Writer

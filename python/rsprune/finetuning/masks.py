@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from rsprune.config import SourceConfig, absolute
+from rsprune.config import SourceConfig
 from rsprune.errors import ConfigError, UnreadableImage
 from rsprune.finetuning.given import stem
+from rsprune.locations import absolute
 from rsprune.reading import COLUMNS, Reader, item_of, rows
 from rsprune.run import Run
 from rsprune.sources import open_source

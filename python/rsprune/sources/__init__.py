@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from rsprune import plugins
-from rsprune.config import SourceConfig, source_scheme
+from rsprune.config import SourceConfig
 from rsprune.errors import ConfigError
+from rsprune.locations import source_scheme
 from rsprune.sources.bands import harmonise
 from rsprune.sources.base import Header, Image, Item, Source
 

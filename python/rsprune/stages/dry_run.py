@@ -14,7 +14,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import xxhash
 
-from rsprune.config import SourceConfig, source_values
+from rsprune.config import SourceConfig
+from rsprune.locations import source_values
 from rsprune.reading import open_sources
 from rsprune.run import Run
 from rsprune.stages.disk import folder_bytes, free_bytes, in_words

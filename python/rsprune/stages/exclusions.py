@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rsprune.config import ScanConfig, SourceConfig, source_values
+from rsprune.config import ScanConfig, SourceConfig
 from rsprune.embedding import Transform
 from rsprune.errors import ConfigError, UnreadableImage
+from rsprune.locations import source_values
 from rsprune.radiometry import Radiometry
 from rsprune.rows import finite_rows, most_similar, unit_rows
 from rsprune.run import Run, digest

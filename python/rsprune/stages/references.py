@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from rsprune.config import ScanConfig, SourceConfig, source_values
+from rsprune.config import ScanConfig, SourceConfig
 from rsprune.embedding import Transform
 from rsprune.errors import ConfigError
+from rsprune.locations import source_values
 from rsprune.prepared import describe_file, describe_folder, read_labelled, write_prepared
 from rsprune.run import Run, digest
 from rsprune.scenes import Reference

@@ -13,8 +13,9 @@ from typing import Annotated, Any
 import typer
 
 from rsprune.cli_options import COMMON, DEFAULTS, app, in_words, parameter, setting_options
-from rsprune.config import absolute, load_values
+from rsprune.config import load_values
 from rsprune.errors import ConfigError
+from rsprune.locations import absolute
 from rsprune.terminal import Terminal
 from rsprune.training.config import SampleConfig, TrainConfig, checked
 

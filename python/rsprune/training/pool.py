@@ -11,9 +11,10 @@ import numpy as np
 import psutil
 import xxhash
 
-from rsprune.config import SourceConfig, absolute
+from rsprune.config import SourceConfig
 from rsprune.errors import ConfigError, UnreadableImage
 from rsprune.layout import digest
+from rsprune.locations import absolute
 from rsprune.radiometry import Radiometry, estimate
 from rsprune.reading import COLUMNS, Reader, rows
 from rsprune.run import Run

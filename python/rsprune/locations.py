@@ -1,0 +1,54 @@
+"""Where data lie, as a user names it: a path, a URL, or SCHEME:REST of a plug-in."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from rsprune.errors import ConfigError
+
+
+def source_values(text: str) -> dict[str, Any]:
+    """Settings of a source from ``PATH`` or ``PATH=NAME``."""
+    path, equals, name = text.rpartition("=")
+    if not equals or "/" in name or _exists(text):
+        path, name = text, ""
+    return {"path": absolute(path), "name": name or Path(absolute(path)).stem}
+
+
+def source_scheme(path: str) -> str:
+    """SCHEME of a source ``SCHEME:REST`` that a plug-in reads, "" for a path of the file system."""
+    scheme = re.match(r"([a-z][a-z0-9+.-]+):(?!//)", path)
+    return scheme[1] if scheme and not _exists(path) else ""
+
+
+def absolute(path: str) -> str:
+    """The path or URL as a run remembers it, so that it can be continued from any folder.
+
+    Raises:
+        ConfigError: the path is not UTF-8, or the URL holds a secret.
+    """
+    from rsprune.sources.store import check_url, is_url, local_path
+
+    if source_scheme(path):
+        return path
+    if is_url(path):
+        path = local_path(path) or check_url(path)
+    if is_url(path):
+        return path
+    text = str(Path(path).expanduser().absolute())
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            f"the name of {path!r} is not UTF-8: rename it, or give the folder above it"
+        ) from None
+    return text
+
+
+def _exists(path: str) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # longer than a name can be, or with a NUL
+        return False
