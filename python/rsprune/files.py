@@ -13,7 +13,21 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from rsprune.errors import ConfigError
+
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EBADF)  # of file systems that cannot sync a folder
+
+
+def make_folder(path: Path) -> None:
+    """Makes a folder that a command was told to write to. Raises `ConfigError` where there can be none."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise ConfigError(f"{path} is a file, not a folder: choose another one with -o") from None
+    except OSError as e:
+        raise ConfigError(
+            f"cannot make the folder {path} ({e.strerror}): choose another one with -o"
+        ) from None
 
 
 def write_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> None:

@@ -29,7 +29,7 @@ import pyarrow.parquet as pq
 from rsprune import config, resume
 from rsprune.config import Settings
 from rsprune.errors import ConfigError
-from rsprune.files import write_array, write_atomic, write_json, write_table
+from rsprune.files import make_folder, write_array, write_atomic, write_json, write_table
 from rsprune.layout import FOLDERS, READS_IMAGES, SECTIONS, STAGES, Marker, damaged, digest
 
 __all__ = ["STAGES", "Run", "digest", "write_array", "write_atomic", "write_json", "write_table"]
@@ -256,13 +256,10 @@ class Run:
 
     @contextlib.contextmanager
     def lock(self) -> Iterator[None]:
-        """Holds the folder for this process. Raises `ConfigError` that names the holder."""
+        """Holds the folder, made if it is not there, for this process. Raises `ConfigError` that names the holder."""
         import fcntl
 
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except (FileExistsError, NotADirectoryError):
-            raise ConfigError(f"{self.path} is a file, not a folder: choose another one with -o") from None
+        make_folder(self.path)
         with (self.path / ".lock").open("a+", encoding="utf-8") as f:
             try:
                 fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)

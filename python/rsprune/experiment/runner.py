@@ -102,7 +102,6 @@ def experiment(
         known = ", ".join(arm.label for arm in settings.arms)
         raise ConfigError(f"there is no arm {unknown[0]!r}: give one of {known}")
     downstream.check_weights(settings)
-    out.mkdir(parents=True, exist_ok=True)
     with Run(out).lock():
         _adopt(settings, out)
         if results:

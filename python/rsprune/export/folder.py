@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 from rsprune.errors import ConfigError
-from rsprune.files import write_json
+from rsprune.files import make_folder, write_json
 
 MARKER = ".rsprune-export.json"
 
@@ -20,9 +20,7 @@ class Folder:
     def __init__(self, path: Path):
         self.path = path
         self._noted: set[str] = set()
-        if path.exists() and not path.is_dir():
-            raise ConfigError(f"{path} is a file, not a folder: choose another one with -o")
-        path.mkdir(parents=True, exist_ok=True)
+        make_folder(path)
         marker = path / MARKER
         if marker.is_file() and not marker.is_symlink():
             try:

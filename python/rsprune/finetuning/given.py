@@ -12,7 +12,7 @@ from torch.nn.functional import avg_pool2d, interpolate, one_hot
 
 from rsprune.config import SourceConfig
 from rsprune.errors import ConfigError, UnreadableImage
-from rsprune.files import write_array
+from rsprune.files import make_folder, write_array
 from rsprune.locations import absolute
 from rsprune.sources import open_source
 from rsprune.training.config import SampleConfig
@@ -113,16 +113,17 @@ def write_drawn(
     side = pipe.network.config.sample_size * pipe.config.pixel_unshuffle
     names, images = _read(path, task, side=side, bands=pipe.bands, bits=bits, count=count)
     writer = None if settings.format == "npy" else Writer(settings.format, pipe.bands, settings.bits or bits)
+    given = prepared(task, images)
+    make_folder(out)
     pixels = drawn(
         pipe,
-        prepared(task, images),
+        given,
         bits=settings.bits or bits,
         steps=settings.steps,
         seed=settings.seed,
         mean_of=settings.mean_of,
         batch_size=settings.batch_size,
     )
-    out.mkdir(parents=True, exist_ok=True)
     if writer is None:
         write_array(out / "samples.npy", pixels)
         return len(pixels), out / "samples.npy"

@@ -28,8 +28,6 @@ SAME = ("settings", "data", "network", "images_per_step")  # what makes two trai
 
 def check_folder(output: Path) -> None:
     """Raises `ConfigError` where `output` holds what no training wrote; cheap, so before the data is read."""
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"{output} is a file, not a folder: choose another --output")
     if (output / "manifest").is_dir():
         raise ConfigError(f"{output} is a run folder: choose another folder for the model with --output")
     if output.is_dir() and not (output / STATE).is_file() and {p.name for p in output.iterdir()} - {".lock"}:

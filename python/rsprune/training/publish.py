@@ -154,17 +154,21 @@ def _range(scale: Mapping[str, Any], bits: int) -> str:
     return f"{scale['name']}: {said}".removeprefix(": ") + f" as 0 to {2**bits - 1}"
 
 
+def viewable(images: np.ndarray) -> np.ndarray:
+    """Images [N, H, W, C] of 8 or 16 bits as uint8 [N, H, W, 3]: the first three bands, or the first one as grey."""
+    images = (images >> (8 * images.itemsize - 8)).astype(np.uint8)
+    return images[..., :3] if images.shape[3] >= 3 else images[..., :1].repeat(3, axis=3)
+
+
 def write_grid(path: Path, images: np.ndarray) -> None:
-    """A PNG of images [N, H, W, C] side by side, 8 bits of them, and the first three of more than three bands."""
+    """A PNG of images [N, H, W, C] side by side, as `viewable` shows them."""
     from PIL import Image
 
-    images = (images >> (8 * images.itemsize - 8)).astype(np.uint8)
-    n, h, w, bands = images.shape
-    shown = images[..., :3] if bands >= 3 else images[..., :1].repeat(3, axis=3)
+    n, h, w, _ = images.shape
     columns = int(np.ceil(np.sqrt(n)))
     rows = -(-n // columns)
     sheet = np.full((rows, h + 2, columns, w + 2, 3), 255, np.uint8)
-    for i, image in enumerate(shown):
+    for i, image in enumerate(viewable(images)):
         sheet[i // columns, 1:-1, i % columns, 1:-1] = image
     picture = Image.fromarray(sheet.reshape(rows * (h + 2), columns * (w + 2), 3))
     path.parent.mkdir(exist_ok=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from diffusers import (
 )
 
 from rsprune.errors import ConfigError
-from rsprune.files import write_array
+from rsprune.files import make_folder, write_array
 from rsprune.training import models, publish
 from rsprune.training.config import SampleConfig
 from rsprune.training.pictures import Writer
@@ -107,14 +108,17 @@ def write_samples(pipe: TilePipeline, settings: SampleConfig, out: Path) -> Path
     """
     writer = None if settings.format == "npy" else Writer(settings.format, pipe.bands, settings.bits or 8)
     batches = draw(pipe, settings)
+    first = next(
+        batches
+    )  # what cannot be drawn makes no folder, and where there can be none not all is drawn
+    make_folder(out)
+    batches = itertools.chain([first], batches)
     if writer is None:
         images = np.concatenate(list(batches))
-        out.mkdir(parents=True, exist_ok=True)
         write_array(out / "samples.npy", images)
         return out / "samples.npy"
     number = 0
     for batch in batches:
-        out.mkdir(parents=True, exist_ok=True)
         for image in batch:
             writer.write(out / f"{number:06d}.{settings.format}", image)
             number += 1
