@@ -1,3 +1,5 @@
+import inspect
+
 import numpy as np
 import pytest
 import torch
@@ -238,3 +240,10 @@ def test_select_returns_distinct_rows_and_at_most_n(size, n, clusters, seed):
     x = rng.normal(size=(size, 4))
     got = select(x, n, labels=rng.integers(0, clusters, size), near_duplicate=2, seed=seed)
     assert len(set(got.tolist())) == len(got) == min(n, size)
+
+
+def test_defaults_are_those_of_the_command():
+    """They are written out in the signature, so that they can be read in the reference."""
+    parameters = inspect.signature(select).parameters
+    for name in ("alpha", "beta", "rank", "near_duplicate"):
+        assert parameters[name].default == getattr(SelectConfig, name), name

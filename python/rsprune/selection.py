@@ -187,10 +187,10 @@ def select(
     *,
     labels: Any = None,
     scores: Any = None,
-    alpha: float = SelectConfig.alpha,
-    beta: float = SelectConfig.beta,
-    rank: str = SelectConfig.rank,
-    near_duplicate: float = SelectConfig.near_duplicate,
+    alpha: float = 1.0,
+    beta: float = 1.0,
+    rank: str = "herding",
+    near_duplicate: float = 0.95,
     seed: int = 0,
 ) -> Any:
     """Chooses images from their embeddings, by size and spread of clusters and representative inside them.
