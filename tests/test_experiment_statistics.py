@@ -99,7 +99,7 @@ def test_the_share_that_is_enough_lies_between_those_that_were_run():
     }
     curves = {arm: {seed: {10: loss, 20: 2 * loss} for seed in (0, 1)} for arm, loss in losses.items()}
     curves["random 4 %"][1][10] = 1.019
-    del curves["reweighted"][1]
+    del curves["reweighted"][1], curves["random 16 %"][1]
     found = enough(settings, curves)
     assert {(line["strategy"], line["against"], line["step"]) for line in found} == {
         ("random", against, step) for against in ("full", "reweighted") for step in (10, 20)
@@ -107,10 +107,11 @@ def test_the_share_that_is_enough_lies_between_those_that_were_run():
     by = {(line["against"], line["step"]): line for line in found}
     # 1.02 is halfway, in logarithms, between 2.04 at 4 % and 0.51 at 16 %.
     assert by["full", 10]["shares"] == pytest.approx({0: 0.08, 1: 0.04}, rel=1e-2)
-    assert by["full", 20]["shares"][0] == pytest.approx(0.08)
+    assert by["full", 20]["shares"] == {0: pytest.approx(0.08), 1: None}
     assert by["reweighted", 10]["shares"] == {0: None}
     assert [enough_share(by["full", 10], seed) for seed in (0, 1, 2)] == ["8 %", "4 %", ""]
     assert enough_share(by["reweighted", 10], 0) == "more than 16 %"
+    assert enough_share(by["full", 20], 1) == "more than 4 %"
     curves["full"][0][10] = 4.0
     most = next(line for line in enough(settings, curves) if line["against"] == "full")
     assert enough_share(most, 0) == "at most 1 %"

@@ -133,9 +133,8 @@ def enough(settings: ExperimentConfig, curves: Curves) -> list[dict[str, Any]]:
     """The smallest kept share that is as good as everything, by strategy, step and seed.
 
     As good: a loss at most `TOLERANCE` above that of `full`, or of `reweighted`, with the same seed and step. Between
-    the shares that were run, loss and share lie on straight lines of logarithms. A share is None where none
-    of those that were run is enough; the smallest that was run may be more than enough. Only strategies with
-    several shares, and seeds that all of them have.
+    the shares that were run with this seed, two at least, loss and share lie on straight lines of logarithms. A share
+    is None where none of those that were run is enough; the smallest that was run may be more than enough.
     """
     shares: dict[str, dict[float, str]] = defaultdict(dict)
     for arm in settings.arms:
@@ -143,21 +142,19 @@ def enough(settings: ExperimentConfig, curves: Curves) -> list[dict[str, Any]]:
             shares[arm.strategy][arm.keep] = arm.label
     found = []
     for strategy, labels in shares.items():
-        if len(labels) < 2:
-            continue
         for whole in WHOLE:
-            mine = [curves.get(label, {}) for label in (whole, *labels.values())]
-            seeds = sorted(set.intersection(*map(set, mine)))
-            for step in settings.measure.checkpoints if seeds else ():
-                by_seed = {
-                    seed: first_reached(
-                        {share: curves[label][seed][step] for share, label in labels.items()},
-                        (1 + TOLERANCE) * curves[whole][seed][step],
-                    )
-                    for seed in seeds
-                }
-                found.append({"strategy": strategy, "against": whole, "step": step, "shares": by_seed,
-                              "run": sorted(labels)})  # fmt: skip
+            for step in settings.measure.checkpoints:
+                limit: dict[int, float | None] = {}
+                run: dict[int, list[float]] = {}
+                for seed, curve in sorted(curves.get(whole, {}).items()):
+                    done = {share: label for share, label in labels.items() if seed in curves.get(label, {})}
+                    if len(done) > 1:
+                        at = {share: curves[label][seed][step] for share, label in done.items()}
+                        limit[seed] = first_reached(at, (1 + TOLERANCE) * curve[step])
+                        run[seed] = sorted(done)
+                if limit:
+                    about = {"strategy": strategy, "against": whole, "step": step}
+                    found.append({**about, "shares": limit, "run": run})
     return found
 
 

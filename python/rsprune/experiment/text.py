@@ -139,7 +139,7 @@ def enough_share(line: dict[str, Any], seed: int) -> str:
     """A share in per cent, or on which side of those that were run it lies; nothing where the seed is not done."""
     if seed not in line["shares"]:
         return ""
-    share, smallest, largest = line["shares"][seed], line["run"][0], line["run"][-1]
+    share, (smallest, *_, largest) = line["shares"][seed], line["run"][seed]
     if share is None:
         return f"more than {100 * largest:g} %"
     return f"at most {100 * smallest:g} %" if share == smallest else f"{100 * share:.2g} %"
