@@ -27,8 +27,9 @@ import pyarrow as pa
 import xxhash
 
 from rsprune import config
+from rsprune.files import write_json, write_table
 from rsprune.filters import REASONS
-from rsprune.run import Run, write_json, write_table
+from rsprune.run import Run
 from rsprune.scores import SCORES
 from rsprune.stages.scan import MANIFEST
 from rsprune.stages.score import SCHEMA

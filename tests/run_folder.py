@@ -14,8 +14,9 @@ from PIL import Image
 from safetensors.numpy import save
 
 from rsprune import config
+from rsprune.files import write_array, write_atomic, write_json, write_table
 from rsprune.filters import REASONS
-from rsprune.run import Run, write_array, write_atomic, write_json, write_table
+from rsprune.run import Run
 from rsprune.selection import decide
 from rsprune.sources import ids
 

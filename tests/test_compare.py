@@ -15,9 +15,10 @@ from PIL import Image
 from rsprune import config
 from rsprune.compare import compare
 from rsprune.errors import ConfigError
+from rsprune.files import write_table
 from rsprune.judge import colour_texture, judge_features
 from rsprune.reading import rows
-from rsprune.run import Run, write_table
+from rsprune.run import Run
 from run_folder import SCENES, make_run, write_run
 
 COMPASS = np.array([[1, 0], [-1, 0], [0, 1], [0, -1]], np.float32)  # of mean 0 and one deviation

@@ -14,7 +14,7 @@ from PIL import Image
 
 from rsprune.errors import ConfigError
 from rsprune.export import MARKER, export
-from rsprune.run import write_table
+from rsprune.files import write_table
 from rsprune.sources import ids
 from run_folder import HOSTILE, make_run, make_window_run
 

@@ -11,13 +11,14 @@ import pytest
 from report_page import read
 from rsprune.columns import Columns
 from rsprune.errors import ConfigError
+from rsprune.files import write_json
 from rsprune.filters import REASONS
 from rsprune.report import charts, maps, sheets, words, write_report
 from rsprune.report.budget import nearest_better, what_if
 from rsprune.report.calibration import calibration_section
 from rsprune.report.maps import density
 from rsprune.report.page import _environment
-from rsprune.run import Run, write_json
+from rsprune.run import Run
 from rsprune.sources import ids
 from run_folder import HOSTILE, SCENES, make_run
 

@@ -14,9 +14,9 @@ from safetensors.numpy import save_file
 
 from report_page import Page, read
 from rsprune.columns import Columns
+from rsprune.files import write_array, write_table
 from rsprune.report import charts, examples, sheets, write_report
 from rsprune.report import page as page_module
-from rsprune.run import write_array, write_table
 from rsprune.sources import ids
 from run_folder import make_run, make_window_run
 

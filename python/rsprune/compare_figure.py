@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from rsprune.run import write_atomic
+from rsprune.files import write_atomic
 
 SCENES_SHOWN = 20
 MAX_LABEL = 24  # characters

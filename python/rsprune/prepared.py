@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rsprune.errors import ConfigError
-from rsprune.run import write_table
+from rsprune.files import write_table
 
 NOT_STATED = "not stated"
 _KEY = b"rsprune.reference"

@@ -29,10 +29,8 @@ import pyarrow.parquet as pq
 from rsprune import config, resume
 from rsprune.config import Settings
 from rsprune.errors import ConfigError
-from rsprune.files import make_folder, write_array, write_atomic, write_json, write_table
+from rsprune.files import make_folder, write_atomic
 from rsprune.layout import FOLDERS, READS_IMAGES, SECTIONS, STAGES, Marker, damaged, digest
-
-__all__ = ["STAGES", "Run", "digest", "write_array", "write_atomic", "write_json", "write_table"]
 
 
 class Run:

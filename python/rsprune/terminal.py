@@ -21,7 +21,8 @@ from rich.table import Table
 from rich.text import Text
 
 from rsprune.filters import REASONS
-from rsprune.run import STAGES, Run
+from rsprune.layout import STAGES
+from rsprune.run import Run
 
 LINE_EVERY = 10.0  # seconds between progress lines where the output is not a terminal
 MOST_SCENES = 12  # of the closing table, which is to be seen at once

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from rsprune.errors import ConfigError
-from rsprune.run import write_atomic
+from rsprune.files import write_atomic
 
 
 def save_state(path: Path, encoder: str, state: Mapping[str, np.ndarray]) -> None:

@@ -53,7 +53,7 @@ def evaluate(
     """
     from rsprune.config import settings as run_settings
     from rsprune.evaluation.evaluate import evaluate as evaluate_samples
-    from rsprune.run import write_json
+    from rsprune.files import write_json
 
     if out and out.exists() and not flags["overwrite"]:
         raise ConfigError(f"{out} is there already: give another file with -o, or --overwrite")

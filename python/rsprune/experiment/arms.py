@@ -16,7 +16,9 @@ import pyarrow.compute as pc
 from rsprune import config as run_config
 from rsprune.experiment.config import ArmConfig, ExperimentConfig
 from rsprune.experiment.prepare import Prepared
-from rsprune.run import Run, digest, write_atomic, write_json, write_table
+from rsprune.files import write_atomic, write_json, write_table
+from rsprune.layout import digest
+from rsprune.run import Run
 from rsprune.stages import Job, cluster_images, embed_images, scan_images, score_images, select_images
 
 # Reasons that a control which draws from everything has no need of: its weights see to copies.

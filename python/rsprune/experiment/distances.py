@@ -14,7 +14,7 @@ from rsprune.evaluation.extractors import input_side, load_extractor
 from rsprune.experiment.config import MeasureConfig
 from rsprune.experiment.prepare import Prepared
 from rsprune.experiment.references import KINDS
-from rsprune.run import write_array
+from rsprune.files import write_array
 
 Row = dict[str, Any]
 BATCH = 64

@@ -20,8 +20,8 @@ from rsprune.experiment import earlier
 from rsprune.experiment.config import WITH_LAYOUT, DownstreamConfig, ExperimentConfig
 from rsprune.experiment.imagery import open_picture
 from rsprune.experiment.regions import Tiles, split
+from rsprune.files import write_json
 from rsprune.finetuning.config import SemanticConfig, SuperResolutionConfig
-from rsprune.run import write_json
 
 SCRATCH = "from scratch"
 TRAIN = "metric"  # the region

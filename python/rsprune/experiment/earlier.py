@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from rsprune.errors import ConfigError
 from rsprune.experiment.config import ArmConfig, ExperimentConfig
 from rsprune.experiment.work import machine
-from rsprune.run import digest, write_table
+from rsprune.files import write_table
+from rsprune.layout import digest
 
 FILE = "earlier.parquet"
 KEY = b"rsprune.experiment"  # in the metadata of results

@@ -14,7 +14,7 @@ from rsprune.experiment.distances import Row, distances, features, open_extracto
 from rsprune.experiment.prepare import Prepared
 from rsprune.experiment.references import KINDS
 from rsprune.experiment.work import Request
-from rsprune.run import write_array
+from rsprune.files import write_array
 from rsprune.training import checkpoint, publish
 from rsprune.training.config import SampleConfig
 from rsprune.training.sample import draw, load_pipeline

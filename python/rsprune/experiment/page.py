@@ -10,7 +10,7 @@ from jinja2 import Environment, FileSystemLoader
 
 from rsprune.experiment import text
 from rsprune.experiment.references import KINDS
-from rsprune.run import write_atomic
+from rsprune.files import write_atomic
 
 PICTURES = ("curves.png", "last.png", "keep.png")
 

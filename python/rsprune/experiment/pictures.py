@@ -10,7 +10,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from rsprune.experiment.references import KINDS
-from rsprune.run import write_atomic
+from rsprune.files import write_atomic
 
 COLOURS = {
     "full": "#222222", "reweighted": "#8a8a8a", "random": "#c44e52", "entropy": "#ccb974", "dedup": "#64b5cd",
@@ -75,7 +75,7 @@ def _last(facts: dict[str, Any], path: Path) -> str:
 
 
 def _shares(facts: dict[str, Any], path: Path) -> str:
-    """Loss over the kept share, one row of panels per checkpoint; arms on everything are lines across."""
+    """Loss over the kept share, a row of panels per checkpoint: means, and a dot per seed; lines across are everything."""
     steps = facts["steps"]
     figure = Figure(figsize=(10, 3.4 * len(steps)), layout="constrained")
     axes = FigureCanvasAgg(figure).figure.subplots(len(steps), 2, squeeze=False)
@@ -90,7 +90,10 @@ def _shares(facts: dict[str, Any], path: Path) -> str:
                 if strategy in ("full", "reweighted"):
                     axis.axhline(points[0][1], color=colour, lw=1.2, ls="--", label=strategy)
                 else:
-                    axis.plot(*zip(*points, strict=True), "o-", color=colour, label=strategy)
+                    axis.plot(*zip(*points, strict=True), "-", color=colour, label=strategy)
+                    for arm in arms:
+                        each = [c[step] for c in facts["curves"][kind].get(arm["label"], {}).values()]
+                        axis.plot([arm["keep"]] * len(each), each, "o", ms=4, alpha=0.6, color=colour)
             axis.set(title=f"{TITLES[kind]}, {step:,} steps", xscale="log", ylabel="held-out loss")
             ticks = sorted({a["keep"] for a in facts["arms"]})
             axis.set_xticks(ticks, [f"{100 * t:g} %" for t in ticks])

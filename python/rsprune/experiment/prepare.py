@@ -22,7 +22,9 @@ from rsprune.experiment.config import DataConfig, ExperimentConfig
 from rsprune.experiment.imagery import Picture, open_picture, tile_scenes
 from rsprune.experiment.references import References
 from rsprune.experiment.regions import Tiles, split
-from rsprune.run import Run, digest, write_array, write_atomic, write_json, write_table
+from rsprune.files import write_array, write_atomic, write_json, write_table
+from rsprune.layout import digest
+from rsprune.run import Run
 from rsprune.stages import Job, scan_images, score_images
 from rsprune.stages.features import features_alone
 from rsprune.stages.references import write_reference

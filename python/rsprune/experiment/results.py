@@ -12,7 +12,7 @@ from rsprune.errors import ConfigError
 from rsprune.experiment import downstream, earlier, page, pictures, text
 from rsprune.experiment.config import ExperimentConfig
 from rsprune.experiment.summary import Row, summarise
-from rsprune.run import write_atomic, write_table
+from rsprune.files import write_atomic, write_table
 
 SCHEMA = pa.schema(
     {

@@ -21,7 +21,9 @@ from rsprune.experiment.config import ArmConfig, ExperimentConfig
 from rsprune.experiment.prepare import Prepared, prepare
 from rsprune.experiment.results import collect
 from rsprune.experiment.work import training_settings
-from rsprune.run import Run, digest, write_json
+from rsprune.files import write_json
+from rsprune.layout import digest
+from rsprune.run import Run
 
 Say = Callable[[str], None]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rsprune.experiment.config import DOWNSTREAM
 from rsprune.experiment.work import end_with_parent
-from rsprune.run import write_json
+from rsprune.files import write_json
 
 
 def main(path: str) -> None:

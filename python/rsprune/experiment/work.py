@@ -22,7 +22,7 @@ from typing import Any
 
 from rsprune.evaluation.provenance import code
 from rsprune.experiment.config import ExperimentConfig, MeasureConfig
-from rsprune.run import write_json
+from rsprune.files import write_json
 
 
 @dataclass(frozen=True)

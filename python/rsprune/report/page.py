@@ -18,6 +18,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from rsprune.columns import Columns
+from rsprune.files import write_atomic
 from rsprune.filters import REASONS
 from rsprune.report import examples, words
 from rsprune.report.budget import what_if
@@ -26,7 +27,7 @@ from rsprune.report.maps import density, land, projection
 from rsprune.report.scores import score_sections
 from rsprune.report.search import SEARCHED, entropy_threshold, facts, packed, packed_text
 from rsprune.report.sheets import KEPT, STAYS, Thumbnails, atlas, contact_sheet
-from rsprune.run import Run, write_atomic
+from rsprune.run import Run
 
 COLUMNS_OF_SHEET = 10
 SCENES_SHOWN, SCENES_IN_CHART, SCENES_IN_WHAT_IF, ERRORS_SHOWN = 100, 24, 16, 50

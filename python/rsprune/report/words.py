@@ -7,8 +7,9 @@ from pathlib import Path
 
 from rsprune.columns import Columns
 from rsprune.errors import RspruneError
+from rsprune.layout import STAGES
 from rsprune.report.budget import ranks_all
-from rsprune.run import STAGES, Run
+from rsprune.run import Run
 from rsprune.strategies import load_strategy
 
 MEANING = {

@@ -16,10 +16,12 @@ from sklearn.exceptions import ConvergenceWarning
 from rsprune.calibration import explain, pool_clusters
 from rsprune.cluster import KMeans
 from rsprune.errors import ConfigError
+from rsprune.files import write_atomic, write_json, write_table
 from rsprune.filters import eligibility
+from rsprune.layout import digest
 from rsprune.ops import kmeans_assign
 from rsprune.rows import finite_rows, unique_rows
-from rsprune.run import Run, digest, write_atomic, write_json, write_table
+from rsprune.run import Run
 from rsprune.scenes import (
     PSEUDO_GRANULARITY,
     Prototypes,

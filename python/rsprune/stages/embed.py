@@ -21,7 +21,8 @@ from rsprune.encoders import LearntEncoder, encoder_files
 from rsprune.encoders.precomputed import load_embeddings
 from rsprune.errors import ConfigError
 from rsprune.files import is_whole, write_array
-from rsprune.run import Run, digest
+from rsprune.layout import digest
+from rsprune.run import Run
 from rsprune.stages.encode import STATE, Encoding, Sample, encode, learn, sample_images
 from rsprune.stages.job import Job
 from rsprune.stages.scan import check_readable

@@ -16,10 +16,11 @@ from rsprune.encoders import Encoder, LearntEncoder, check_bands, load_encoder
 from rsprune.encoders.packaged import sha256
 from rsprune.encoders.state import load_state, save_state
 from rsprune.errors import ConfigError, RspruneError, UnreadableImage
+from rsprune.layout import digest
 from rsprune.reading import COLUMNS, Reader, rows
 from rsprune.resume import images_of
 from rsprune.rows import content_key
-from rsprune.run import Run, digest
+from rsprune.run import Run
 from rsprune.stages.job import Job
 
 STATE = "encoder.safetensors"  # in a run folder: what the encoder has learnt from the pool

@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 from rsprune.config import ScanConfig, SourceConfig
 from rsprune.embedding import Transform
 from rsprune.errors import ConfigError, UnreadableImage
+from rsprune.layout import digest
 from rsprune.locations import source_values
 from rsprune.radiometry import Radiometry
 from rsprune.rows import finite_rows, most_similar, unit_rows
-from rsprune.run import Run, digest
+from rsprune.run import Run
 from rsprune.sources import open_source
 from rsprune.stages.embed import TRANSFORM
 from rsprune.stages.features import features_of_run

@@ -16,7 +16,8 @@ import numpy as np
 from rsprune.embedding import Transform
 from rsprune.encoders.precomputed import load_embeddings
 from rsprune.files import is_whole, write_array, write_json
-from rsprune.run import Run, digest
+from rsprune.layout import digest
+from rsprune.run import Run
 from rsprune.stages.encode import STATE, Encoding, encode, learn, learnt
 from rsprune.stages.job import Job
 

@@ -13,8 +13,9 @@ from rsprune import engine, resume
 from rsprune.config import Settings
 from rsprune.engine_ray import Ray
 from rsprune.errors import PartFailed, TooManyUnreadable
+from rsprune.layout import digest
 from rsprune.progress import Progress, silent
-from rsprune.run import Run, digest
+from rsprune.run import Run
 
 
 class Part(Protocol):

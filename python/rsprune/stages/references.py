@@ -15,9 +15,10 @@ import numpy as np
 from rsprune.config import ScanConfig, SourceConfig
 from rsprune.embedding import Transform
 from rsprune.errors import ConfigError
+from rsprune.layout import digest
 from rsprune.locations import source_values
 from rsprune.prepared import describe_file, describe_folder, read_labelled, write_prepared
-from rsprune.run import Run, digest
+from rsprune.run import Run
 from rsprune.scenes import Reference
 from rsprune.stages.embed import TRANSFORM
 from rsprune.stages.features import RawFeatures, features_alone, features_of_run, given_features

@@ -18,11 +18,12 @@ from rsprune import resume
 from rsprune.config import SourceConfig
 from rsprune.errors import ConfigError, TooManyUnreadable, UnreadableImage
 from rsprune.files import write_json, write_table
+from rsprune.layout import digest
 from rsprune.radiometry import Radiometry, estimate
 from rsprune.reading import COLUMNS, item_of, open_sources
 from rsprune.resume import part_file
 from rsprune.rows import content_key
-from rsprune.run import Run, digest
+from rsprune.run import Run
 from rsprune.sources import harmonise
 from rsprune.sources.base import Image, Source
 from rsprune.stages.disk import check_disk

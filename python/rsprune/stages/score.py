@@ -12,9 +12,10 @@ import pyarrow.parquet as pq
 
 from rsprune.errors import UnreadableImage
 from rsprune.files import write_table
+from rsprune.layout import digest
 from rsprune.radiometry import Radiometry
 from rsprune.reading import Reader, rows
-from rsprune.run import Run, digest
+from rsprune.run import Run
 from rsprune.scores import SCORES, content_hash, score_stream
 from rsprune.sources.base import Image
 from rsprune.stages.job import Job

@@ -16,8 +16,9 @@ from rsprune import strata
 from rsprune.duplicates import COLUMNS as FOOTPRINT_COLUMNS
 from rsprune.duplicates import Footprints
 from rsprune.errors import BudgetError
+from rsprune.files import write_atomic
 from rsprune.filters import REASONS
-from rsprune.run import Run, write_atomic
+from rsprune.run import Run
 from rsprune.selection import Decisions, decide
 from rsprune.stages.exclusions import Exclusion, leaks, prepare_exclusions
 from rsprune.stages.job import Job
