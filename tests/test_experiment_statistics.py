@@ -4,8 +4,10 @@ import math
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy import stats
 
+from rsprune.experiment import pictures
 from rsprune.experiment.config import ArmConfig, DataConfig, ExperimentConfig, MeasureConfig, SceneConfig
 from rsprune.experiment.statistics import first_reached, holm, interval, paired
 from rsprune.experiment.summary import convergence, enough
@@ -115,3 +117,21 @@ def test_the_share_that_is_enough_lies_between_those_that_were_run():
     curves["full"][0][10] = 4.0
     most = next(line for line in enough(settings, curves) if line["against"] == "full")
     assert enough_share(most, 0) == "at most 1 %"
+
+
+def test_the_picture_of_shares_shows_differences_of_the_same_seed(tmp_path):
+    arms = [("full", "full", 1.0), ("reweighted", "reweighted", 0.5)]
+    arms += [(f"random {100 * share:g} %", "random", share) for share in (0.1, 0.5)]
+    losses = {"full": {0: 2.0, 1: 4.0}, "random 10 %": {0: 3.0, 1: 5.0, 2: 1.0}, "random 50 %": {1: 3.0}}
+    curves = {arm: {seed: {10: loss} for seed, loss in seeds.items()} for arm, seeds in losses.items()}
+    facts = {
+        "arms": [dict(zip(("label", "strategy", "keep"), arm, strict=True)) for arm in arms],
+        "curves": {"natural": curves, "balanced": curves},
+        "steps": [10],
+    }
+    assert pictures.differences(facts, "natural", 10, "random") == {0.1: [50, 25], 0.5: [-25]}
+    assert "keep.png" in pictures.draw(facts, tmp_path)
+    with Image.open(tmp_path / "keep.png") as drawn:
+        assert len(drawn.convert("RGB").getcolors(1 << 20)) > 100
+    facts["arms"].pop()
+    assert "keep.png" not in pictures.draw(facts, tmp_path)

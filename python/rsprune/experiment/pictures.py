@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from rsprune.experiment.references import KINDS
+from rsprune.experiment.summary import TOLERANCE
 from rsprune.files import write_atomic
 
 COLOURS = {
@@ -17,6 +19,7 @@ COLOURS = {
     "balanced": "#55a868", "rsprune": "#1f4fd8",
 }  # fmt: skip
 TITLES = {"natural": "natural reference", "balanced": "balanced reference"}
+SHARE_TICKS = (-10, -5, -2, 0, 2, 5, 10, 20, 50, 100)  # per cent
 DPI = 110
 
 
@@ -75,36 +78,50 @@ def _last(facts: dict[str, Any], path: Path) -> str:
 
 
 def _shares(facts: dict[str, Any], path: Path) -> str:
-    """Loss over the kept share, a row of panels per checkpoint: means, and a dot per seed; lines across are everything."""
+    """Loss over the kept share, as difference from the full arm with the same seed: a dot per seed, lines for means.
+
+    A row of panels per checkpoint; what is enough lies below the upper edge of the grey band.
+    """
     steps = facts["steps"]
     figure = Figure(figsize=(10, 3.4 * len(steps)), layout="constrained")
-    axes = FigureCanvasAgg(figure).figure.subplots(len(steps), 2, squeeze=False)
+    axes = FigureCanvasAgg(figure).figure.subplots(len(steps), 2, squeeze=False, sharey=True)
+    shares = sorted({arm["keep"] for arm in facts["arms"]})
     for row, step in zip(axes, steps, strict=True):
         for axis, kind in zip(row, KINDS, strict=True):
+            axis.axhspan(0, 100 * TOLERANCE, color="#000000", alpha=0.08, lw=0)
+            axis.axhline(0, color=COLOURS["full"], lw=1.2, ls="--", label="full")
             for strategy, colour in COLOURS.items():
-                arms = [a for a in facts["arms"] if a["strategy"] == strategy]
-                at = {a["label"]: _mean(facts["curves"][kind].get(a["label"], {}), step) for a in arms}
-                points = sorted((a["keep"], at[a["label"]]) for a in arms if at[a["label"]] is not None)
-                if not points:
+                at = differences(facts, kind, step, strategy)
+                means = {share: np.mean(values) for share, values in sorted(at.items()) if values}
+                if strategy == "full" or not means:
                     continue
-                if strategy in ("full", "reweighted"):
-                    axis.axhline(points[0][1], color=colour, lw=1.2, ls="--", label=strategy)
-                else:
-                    axis.plot(*zip(*points, strict=True), "-", color=colour, label=strategy)
-                    for arm in arms:
-                        each = [c[step] for c in facts["curves"][kind].get(arm["label"], {}).values()]
-                        axis.plot([arm["keep"]] * len(each), each, "o", ms=4, alpha=0.6, color=colour)
-            axis.set(title=f"{TITLES[kind]}, {step:,} steps", xscale="log", ylabel="held-out loss")
-            ticks = sorted({a["keep"] for a in facts["arms"]})
-            axis.set_xticks(ticks, [f"{100 * t:g} %" for t in ticks])
+                if strategy == "reweighted":
+                    axis.axhline(np.mean(list(means.values())), color=colour, lw=1.2, ls="--", label=strategy)
+                    continue
+                axis.plot(list(means), list(means.values()), "-", color=colour, label=strategy)
+                for share, values in at.items():
+                    axis.plot([share] * len(values), values, "o", ms=4, alpha=0.6, color=colour)
+            axis.set(title=f"{TITLES[kind]}, {step:,} steps", xscale="log")
+            axis.set_yscale("symlog", linthresh=5, linscale=2)
+            axis.set_yticks(SHARE_TICKS, [f"{t:+g}" if t else "0" for t in SHARE_TICKS])
+            axis.set_xticks(shares, [f"{100 * share:g} %" for share in shares])
             axis.minorticks_off()
+        row[0].set_ylabel("held-out loss against full, %")
     axes[0, 1].legend(fontsize=8, frameon=False)
     return _save(figure, path)
 
 
-def _mean(curves: dict[int, dict[int, float]], step: int) -> float | None:
-    values = [curve[step] for curve in curves.values() if step in curve]
-    return float(np.mean(values)) if values else None
+def differences(facts: dict[str, Any], kind: str, step: int, strategy: str) -> dict[float, list[float]]:
+    """Per cent by which a strategy's losses exceed those of the full arm with the same seed, by kept share."""
+    curves = facts["curves"][kind]
+    found: dict[float, list[float]] = defaultdict(list)
+    base = {seed: curve[step] for seed, curve in curves.get("full", {}).items() if step in curve}
+    for arm in facts["arms"]:
+        if arm["strategy"] == strategy:
+            mine = curves.get(arm["label"], {})
+            both = [seed for seed, curve in mine.items() if step in curve and seed in base]
+            found[arm["keep"]] += [100 * (mine[seed][step] / base[seed] - 1) for seed in both]
+    return found
 
 
 def _dash(arm: dict[str, Any]) -> str:
