@@ -104,13 +104,12 @@ def write_samples(pipe: TilePipeline, settings: SampleConfig, out: Path) -> Path
     """Writes ``000000.png`` (or ``.tif``) and on, or ``samples.npy``; returns the folder or the file.
 
     Raises:
-        ConfigError: The format cannot hold the bands, or what writes it is not installed.
+        ConfigError: The format cannot hold the bands, what writes it is not installed, or there can be no folder.
     """
     writer = None if settings.format == "npy" else Writer(settings.format, pipe.bands, settings.bits or 8)
     batches = draw(pipe, settings)
-    first = next(
-        batches
-    )  # what cannot be drawn makes no folder, and where there can be none not all is drawn
+    # What cannot be drawn makes no folder, and where there can be none not all is drawn.
+    first = next(batches)
     make_folder(out)
     batches = itertools.chain([first], batches)
     if writer is None:
