@@ -54,7 +54,7 @@ def _curves(facts: dict[str, Any], path: Path) -> str:
         axis.set_xticks(facts["steps"], [f"{s:,}" for s in facts["steps"]], rotation=30, ha="right")
         axis.minorticks_off()
         _plain_y(axis)
-    axes[1].legend(fontsize=8, frameon=False)
+    axes[1].legend(fontsize=8, frameon=False, handlelength=4, loc="upper left", bbox_to_anchor=(1, 1))
     return _save(figure, path)
 
 
