@@ -16,6 +16,7 @@ from rsprune.errors import ConfigError
 from rsprune.sources import open_source
 from rsprune.training.config import SampleConfig
 from rsprune.training.pictures import Writer
+from rsprune.training.publish import viewable
 from rsprune.training.sample import draw
 from rsprune.training.task import Generation
 from rsprune.training.train import train
@@ -167,3 +168,9 @@ def test_a_grid_of_many_bands_shows_the_first_three(tmp_path):
     shown = np.asarray(Image.open(tmp_path / "g.png"))
     assert shown.shape == (6, 12, 3)
     assert shown[2, 2].tolist() == [200, 200, 200]
+
+
+def test_pictures_show_the_first_three_bands_or_grey():
+    sixteen = np.arange(4, dtype=np.uint16).reshape(1, 1, 1, 4) << 8
+    assert viewable(sixteen).tolist() == [[[[0, 1, 2]]]]
+    assert viewable(np.full((1, 1, 1, 2), 7, np.uint8)).tolist() == [[[[7, 7, 7]]]]
