@@ -7,13 +7,16 @@ import os
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from decided import of, pool, reasons, rsprune, scene
+from image_files import encoded, texture
 from rsprune.config import SelectConfig, SourceConfig
 from rsprune.duplicates import COLUMNS, Footprints, spatial_duplicates
 from rsprune.selection import decide
 from rsprune.sources import open_source
+from shard_files import write_shard
 
 
 def at(boxes, *, frame=0, day=np.nan):
@@ -119,11 +122,12 @@ def manifest(folder, **settings):
     rows = []
     for item in source.items():
         window = item.window._asdict() if item.window else dict.fromkeys("xywh")
-        rows.append({"id": item.id, "uri": item.uri, "source": 0, **vars(source.header(item)), **window})
+        where = {"id": item.id, "uri": item.uri, "member": item.member, "source": 0}
+        rows.append({**where, **vars(source.header(item)), **window})
     table = pa.Table.from_pylist(rows)
     for name in COLUMNS:
         if table[name].type == pa.null():
-            kind = pa.string() if name in ("crs", "timestamp", "uri") else pa.float64()
+            kind = pa.string() if name in ("crs", "timestamp", "uri", "member") else pa.float64()
             table = table.set_column(table.column_names.index(name), name, table[name].cast(kind))
     return table
 
@@ -157,6 +161,25 @@ def test_windows_of_one_scene(tmp_path, crs, stride, dropped):
     assert any(i >= 0 for i in duplicate_of) == dropped
     uri = table["uri"].to_pylist()
     assert all(uri[i] == uri[j] for i, j in enumerate(duplicate_of) if j >= 0)
+
+
+@pytest.mark.parametrize("kind", ["shard", "table"])
+def test_windows_of_images_in_one_file_are_of_different_ground(tmp_path, kind):
+    """Their coordinates count from the corner of their own image, not of the shard or table that holds it."""
+    images = {name: encoded(texture(128, 128, seed=i)) for i, name in enumerate(("a.png", "b.png", "c.png"))}
+    if kind == "shard":
+        path = write_shard(tmp_path / "s.tar", images)
+    else:
+        path = tmp_path / "t.parquet"
+        pq.write_table(pa.table({"id": list(images), "image": list(images.values())}), path)
+    table = manifest(path, tile=64, stride=24)
+    assert len(set(table["uri"].to_pylist())) == 1
+    member = table["member"].to_pylist()
+    assert len(set(member)) == 3
+    duplicate_of = found(Footprints.of([table]))
+    assert any(i >= 0 for i in duplicate_of)
+    assert all(member[i] == member[j] for i, j in enumerate(duplicate_of) if j >= 0)
+    assert not any(i >= 0 for i in found(Footprints.of([manifest(path, tile=64)])))
 
 
 def test_a_time_series_from_files(tmp_path):

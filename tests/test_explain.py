@@ -4,12 +4,14 @@ import json
 import re
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 
 from rsprune.config import SelectConfig
 from rsprune.errors import ConfigError
 from rsprune.explain import explain, format_explanation, smallest_keep
+from rsprune.files import write_table
 from rsprune.sources import ids
 from run_folder import HOSTILE, make_run
 
@@ -45,6 +47,18 @@ def test_over_budget_says_from_which_budget_on(run):
             f"The nearest kept image is {d['nearest_kept']} (cosine {d['nearest_kept_similarity']:.4f})."
             in (format_explanation(facts))
         )
+
+
+def test_over_budget_of_a_strategy_that_ranks_only_what_it_keeps(tmp_path):
+    run = make_run(tmp_path)
+    table = run.decisions
+    rank = pc.if_else(table["kept"], table["rank"], pa.scalar(None, pa.int64()))
+    table = table.set_column(table.column_names.index("rank"), "rank", rank)
+    write_table(run.path / "decisions.parquet", table)
+    facts = explain(run, of_reason(run, "over_budget")[0]["id"])
+    assert (facts["position"], facts["cluster"]["position"]) == (None, None)
+    assert facts["change"].startswith("The strategy ranks only what it keeps")
+    assert format_explanation(facts).endswith(facts["change"])
 
 
 def test_budget_that_is_named_really_keeps_the_image(tmp_path):

@@ -13,6 +13,7 @@ import pytest
 
 from image_files import source_of, texture, write_png
 from rsprune.errors import ConfigError, UnreadableImage
+from rsprune.sources.sidecars import sidecars
 from shard_files import png, write_table
 from test_sources_tar import items, refusals
 
@@ -204,6 +205,18 @@ class TestTextList:
         shutil.rmtree(tmp_path)
         with pytest.raises(UnreadableImage, match="No such file"):
             source.originals(item)
+
+    def test_sidecars_are_found_without_looking_at_all_names(self):
+        class Names(list):
+            looks = 0
+
+            def __getitem__(self, place):
+                self.looks += 1
+                return super().__getitem__(place)
+
+        names = Names(sorted(f"{i:06d}.{e}" for i in range(20_000) for e in ("png", "txt")))
+        assert list(sidecars("012345.png", names)) == [("012345.txt", "txt")]
+        assert names.looks < 30
 
 
 def _with_rows(data: bytes, rows: int) -> bytes:

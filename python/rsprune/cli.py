@@ -174,7 +174,8 @@ def select(run: RunDir, flags: dict[str, Any]) -> None:
     """Decide which images to keep; reads no image."""
     with _job(run, flags) as (job, terminal):
         load_strategy(job.settings.select.strategy)  # a wrong name must not cost the selection that is there
-        if job.settings.filter != job.run.settings.filter:
+        begun = job.run.marker("cluster") is not None and not job.run.complete("cluster")
+        if begun or job.settings.filter != job.run.settings.filter:
             stages.cluster_images(job)
         stages.select_images(job)
         terminal.summary(job.run)

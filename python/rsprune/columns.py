@@ -16,6 +16,9 @@ import pyarrow.parquet as pq
 from rsprune.filters import REASONS
 from rsprune.run import Run
 
+# The others name a threshold of their own.
+_DECIDED_BY_ENTROPY = ("kept", "low_entropy", "exact_duplicate", "over_budget")
+
 
 @dataclass(frozen=True)
 class Columns:
@@ -51,6 +54,13 @@ class Columns:
     @cached_property
     def entropy(self) -> np.ndarray:
         return self.read("score", "entropy")
+
+    @cached_property
+    def entropy_threshold(self) -> float | None:
+        """Entropy in bits below which images were dropped, as the decisions hold it."""
+        threshold = self.read("select", "threshold")
+        used = np.isin(self.reason, [REASONS.index(r) for r in _DECIDED_BY_ENTROPY]) & np.isfinite(threshold)
+        return float(threshold[used.argmax()]) if used.any() else self.run.settings.filter.entropy_min
 
     @cached_property
     def readable(self) -> np.ndarray:

@@ -88,10 +88,10 @@ def compare(
         _check_judge(judge, run)
     selections = [_Selection.of(run, name) for run, name in zip(runs, _names(runs), strict=True)]
     shared, notes = _shared(selections)
-    coverage, more = _coverage(selections, shared, judge, sample, seed, device)
+    kept = [set(s.ids[s.kept]) for s in selections]
+    coverage, more = _coverage(selections, kept, shared, judge, sample, seed, device)
     finite = np.concatenate([s.entropy[np.isfinite(s.entropy)] for s in selections])
     edges = np.histogram_bin_edges(finite, _BINS) if len(finite) else np.linspace(0, 8, _BINS + 1)
-    kept = [set(s.ids[s.kept]) for s in selections]
     both = [[len(a & b) for b in kept] for a in kept]
     either = [[len(a | b) for b in kept] for a in kept]
     return {
@@ -197,13 +197,19 @@ def _effective(counts: Sequence[int]) -> float:
 
 
 def _coverage(
-    selections: Sequence[_Selection], shared: Sequence[str], judge: str, sample: int, seed: int, device: str
+    selections: Sequence[_Selection],
+    kept_ids: Sequence[set[str]],
+    shared: Sequence[str],
+    judge: str,
+    sample: int,
+    seed: int,
+    device: str,
 ) -> tuple[list[dict[str, Any] | None], list[str]]:
     """Distances of dropped images to the nearest kept one, per run and at last for random images."""
     rng = np.random.default_rng(seed)
     ids = np.array(shared, dtype=object)
     order = rng.permutation(len(ids))
-    kept = [np.isin(ids, s.ids[s.kept]) for s in selections]
+    kept = [np.array([id in mine for id in shared]) for mine in kept_ids]
     chance = np.zeros(len(ids), bool)
     chance[rng.permutation(len(ids))[: kept[0].sum()]] = True
     most = _KEPT_PER_DROPPED * sample

@@ -10,8 +10,11 @@ from datetime import datetime
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
-COLUMNS = ("uri", "width", "height", "x", "y", "w", "h", "crs", "left", "bottom", "right", "top", "timestamp")
+COLUMNS = (
+    "uri", "member", "width", "height", "x", "y", "w", "h", "crs", "left", "bottom", "right", "top", "timestamp",
+)  # fmt: skip
 _NONE = -1
 _TOLERANCE = 1e-6  # of the smaller footprint; windows at half a side from each other do not overlap by more
 _SECONDS_PER_DAY = 86_400
@@ -30,7 +33,7 @@ class Footprints:
     Attributes:
         frame: int64 [N], images with the same number lie in one plane and show the same detail; -1 where an
             image has no place. A frame is a coordinate system and an octave of pixel sizes, or, for images
-            without coordinates, the file that they are windows of.
+            without coordinates, the image that they are windows of: a file, or a member of a shard or table.
         box: float64 [N, 4], left, bottom, right, top in the units of the frame.
         day: float64 [N], days since 1970, NaN where unknown.
     """
@@ -71,11 +74,14 @@ def _placed(
     # Of a scene and its enlarged centre, one does not replace the other.
     octave = np.round(np.log2(np.where(usable, pixel, 1))).astype(np.int64)
     frame = np.full(n, _NONE, dtype=np.int64)
-    for column, rows in (("crs", usable & placed), ("uri", usable & is_window)):
+    image = pc.binary_join_element_wise(
+        table["uri"], table["member"], "\0", null_handling="replace", null_replacement=""
+    )
+    for kind, names, rows in (("crs", table["crs"], usable & placed), ("image", image, usable & is_window)):
         at = np.flatnonzero(rows)
-        encoded = table[column].take(pa.array(at)).combine_chunks().dictionary_encode()
-        known = [planes.setdefault((column, name), len(planes)) for name in encoded.dictionary.to_pylist()]
-        nowhere = planes.setdefault((column, None), len(planes))
+        encoded = names.take(pa.array(at)).combine_chunks().dictionary_encode()
+        known = [planes.setdefault((kind, name), len(planes)) for name in encoded.dictionary.to_pylist()]
+        nowhere = planes.setdefault((kind, None), len(planes))
         codes = np.array([*known, nowhere])[encoded.indices.fill_null(len(known)).to_numpy()]
         frame[at] = codes * _OCTAVES + octave[at] + _OCTAVES // 2
     return frame, box, days_since_1970(table["timestamp"])

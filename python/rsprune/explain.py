@@ -6,10 +6,10 @@ import difflib
 import math
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from rsprune.columns import Columns
 from rsprune.config import SelectConfig
 from rsprune.errors import ConfigError
 from rsprune.rows import unit_rows
@@ -19,8 +19,10 @@ SCORES = (
     "entropy", "entropy_p10", "flat_fraction", "nodata_fraction", "saturated_fraction", "autocorrelation",
     "sharpness",
 )  # fmt: skip
-# The others name a threshold of their own.
-DECIDED_BY_ENTROPY = ("kept", "low_entropy", "exact_duplicate", "over_budget")
+_DECIDED = (
+    "id", "uri", "kept", "reason", "rank", "cluster", "scene", "distance", "duplicate_of", "nearest_kept",
+    "nearest_kept_similarity",
+)  # fmt: skip
 _COMPETE = "It would compete for a seat"
 _SUGGESTIONS = 3
 _COMPARED = 20_000  # ids that are compared letter by letter when one is unknown
@@ -32,16 +34,17 @@ def explain(run: Run, id: str) -> dict[str, Any]:
     Raises:
         ConfigError: the run has no such image; names the most similar ids.
     """
-    decisions = run.decisions
-    row = pc.index(decisions["id"], pa.scalar(id, decisions["id"].type)).as_py()
-    if row < 0:
-        raise ConfigError(f"{run.path} has no image {id!r}{_similar(decisions['id'], id)}")
-    decision = decisions.slice(row, 1).to_pylist()[0]
-    scores = run.table("score").slice(row, 1).to_pylist()[0]
-    manifest = run.table("scan", ["error"]).slice(row, 1).to_pylist()[0]
-    assigned = run.table("cluster", ["scene_similarity", "scene_margin"]).slice(row, 1).to_pylist()[0]
-    readable = run.table("score", ["error"])["error"].null_count
-    kept = pc.sum(decisions["kept"]).as_py() or 0
+    run.require("select")
+    columns = Columns(run)
+    row = columns.rows_of([id]).get(id)
+    if row is None:
+        raise ConfigError(f"{run.path} has no image {id!r}{_similar(run.table('select', ['id'])['id'], id)}")
+
+    def of_image(stage: str, names: tuple[str, ...]) -> dict[str, Any]:
+        return columns.pick(stage, names, [row]).to_pylist()[0]
+
+    decision, scores = of_image("select", _DECIDED), of_image("score", (*SCORES, "error"))
+    manifest, assigned = of_image("scan", ("error",)), of_image("cluster", ("scene_similarity", "scene_margin"))
     settings = run.settings
     reason, cluster, rank = decision["reason"], decision["cluster"], decision["rank"]
     facts: dict[str, Any] = {
@@ -49,10 +52,10 @@ def explain(run: Run, id: str) -> dict[str, Any]:
         "uri": decision["uri"],
         "kept": decision["kept"],
         "reason": reason,
-        "error": manifest["error"] or scores.get("error"),
-        "scores": {name: _finite(scores.get(name)) for name in SCORES},
+        "error": manifest["error"] or scores["error"],
+        "scores": {name: _finite(scores[name]) for name in SCORES},
         "thresholds": {
-            "entropy": _entropy_threshold(decisions, settings.filter.entropy_min),
+            "entropy": columns.entropy_threshold,
             "nodata_fraction": settings.filter.nodata_max,
             "saturated_fraction": settings.filter.saturated_max,
             "autocorrelation": settings.filter.autocorrelation_min,
@@ -66,9 +69,9 @@ def explain(run: Run, id: str) -> dict[str, Any]:
         "cluster": None,
         "distance": _finite(decision["distance"]),
         "position": None,
-        "ranked": len(decisions) - decisions["rank"].null_count,
-        "readable": readable,
-        "kept_in_run": kept,
+        "ranked": int((columns.rank >= 0).sum()),
+        "readable": int(columns.readable.sum()),
+        "kept_in_run": int(columns.kept.sum()),
         "duplicate_of": None,
         "duplicate_similarity": None,
         "nearest_kept": decision["nearest_kept"],
@@ -76,10 +79,10 @@ def explain(run: Run, id: str) -> dict[str, Any]:
         "change": None,
     }
     if cluster is not None and cluster >= 0:
-        facts["cluster"] = _cluster(decisions, cluster, rank)
+        facts["cluster"] = _cluster(columns, cluster, rank)
     if (stays := decision["duplicate_of"]) is not None:
         facts["duplicate_of"] = stays
-        facts["duplicate_similarity"] = _cosine(run, row, pc.index(decisions["id"], stays).as_py())
+        facts["duplicate_similarity"] = _cosine(columns, row, columns.rows_of([stays])[stays])
     if rank is not None:
         facts["position"] = rank + 1
     facts["change"] = _change(facts, settings.select)
@@ -152,6 +155,8 @@ def _change(facts: dict[str, Any], select: SelectConfig) -> str | None:
     score, reason, similarity = facts["scores"], facts["reason"], facts["duplicate_similarity"]
     if reason in ("kept", "over_budget"):
         position, readable = facts["position"], facts["readable"]
+        if position is None:
+            return "The strategy ranks only what it keeps: select with a larger --keep to see if that keeps it."
         keep = smallest_keep(position, readable)
         from_on = f"from --keep {keep:g} on" if keep is not None else "only with --n"
         return f"It {'stays' if reason == 'kept' else 'would be'} kept {from_on} (--n {position} or more)."
@@ -194,29 +199,21 @@ def smallest_keep(position: int, readable: int) -> float | None:
     return None
 
 
-def _cluster(decisions: pa.Table, cluster: int, rank: int | None) -> dict[str, Any]:
-    members = decisions.filter(pc.equal(decisions["cluster"], cluster))
-    ranks = members["rank"].drop_null()
-    position = None if rank is None else pc.sum(pc.less_equal(ranks, rank)).as_py()
+def _cluster(columns: Columns, cluster: int, rank: int | None) -> dict[str, Any]:
+    inside = columns.cluster == cluster
+    ranks = columns.rank[inside & (columns.rank >= 0)]
     return {
         "id": cluster,
-        "size": len(members),
+        "size": int(inside.sum()),
         "ranked": len(ranks),
-        "kept": pc.sum(members["kept"]).as_py() or 0,
-        "position": position,
+        "kept": int((inside & columns.kept).sum()),
+        "position": None if rank is None else int((ranks <= rank).sum()),
     }
 
 
-def _cosine(run: Run, row: int, other: int) -> float:
-    x = unit_rows(run.embeddings()[[row, other]])
+def _cosine(columns: Columns, row: int, other: int) -> float:
+    x = unit_rows(columns.embeddings([row, other]))
     return float(x[0] @ x[1])
-
-
-def _entropy_threshold(decisions: pa.Table, given: float | None) -> float | None:
-    by_entropy = pc.is_in(decisions["reason"], pa.array(DECIDED_BY_ENTROPY))
-    used = decisions["threshold"].filter(by_entropy).to_numpy()
-    used = used[np.isfinite(used)]
-    return float(used[0]) if len(used) else given
 
 
 def _similar(ids: pa.ChunkedArray, id: str) -> str:

@@ -30,7 +30,9 @@ from rsprune import config, resume
 from rsprune.config import Settings
 from rsprune.errors import ConfigError
 from rsprune.files import make_folder, write_atomic
-from rsprune.layout import FOLDERS, READS_IMAGES, SECTIONS, STAGES, Marker, damaged, digest
+from rsprune.layout import FOLDERS, READS_IMAGES, SECTIONS, STAGES, Marker, damaged, digest, marker_path
+
+_BEFORE_THE_SEED = ("scan", "score")  # stages whose results stay with another seed
 
 
 class Run:
@@ -224,6 +226,9 @@ class Run:
         if self.config_path.exists():
             own = {section: getattr(settings, section) for section in SECTIONS[stage]}
             try:
+                # Another seed is for the embeddings to accept or to refuse, where there are some.
+                if stage in _BEFORE_THE_SEED and marker_path(self.path, "embed").exists():
+                    settings = replace(settings, seed=self.settings.seed)
                 settings = replace(self.settings, seed=settings.seed, **own)
             except ConfigError:
                 if not overwrite:

@@ -18,6 +18,8 @@ from rsprune.export.webdataset import write_webdataset
 from rsprune.files import write_atomic, write_table
 from rsprune.reading import COLUMNS, Reader
 from rsprune.run import Run
+from rsprune.sources import ids
+from rsprune.sources.store import is_url
 
 __all__ = ["FORMATS", "MARKER", "ExportResult", "Format", "export"]
 
@@ -70,9 +72,10 @@ def export(
         raise ConfigError(f"--shard-size is {shard_size:g}: give megabytes above 0")
     out = Path(out)
     kept = _kept(run, _FOOTPRINT if format == "geotiff-list" else [])
-    if format == "symlink" and (kept["w"].null_count < len(kept) or kept["member"].null_count < len(kept)):
+    inside = kept["w"].null_count < len(kept) or kept["member"].null_count < len(kept)
+    if format == "symlink" and (inside or any(is_url(ids.decode(uri)) for uri in kept["uri"].to_pylist())):
         raise ConfigError(
-            "windows of scenes and members of shards and tables are no files to link to: "
+            "windows of scenes, members of shards and tables and images in a store are no files to link to: "
             "export them with --format copy"
         )
     failed: dict[str, str] = {}

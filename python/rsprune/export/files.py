@@ -16,14 +16,20 @@ from rsprune.errors import UnreadableImage
 from rsprune.export.folder import Folder
 from rsprune.export.names import names
 from rsprune.reading import Reader, item_of
-from rsprune.sources import ids
+from rsprune.sources import ids, store
 from rsprune.sources.originals import beside
-from rsprune.sources.store import is_url
+from rsprune.sources.sidecars import stem_of
 
 
 @dataclass(frozen=True)
 class _File:
-    """What a file of the export is made from: `row` of the manifest, or a file of this machine."""
+    """What a file of the export is made from: a file here or in a store, or what lies inside one.
+
+    Attributes:
+        source: path or URL.
+        row: of the manifest; None for a sidecar.
+        extension: of the image or sidecar inside `source` that is wanted; empty for `source` itself.
+    """
 
     source: str
     row: Mapping[str, Any] | None = None
@@ -57,8 +63,8 @@ def _plan(rows: Sequence[Mapping[str, Any]], reader: Reader, failed: dict[str, s
         try:
             if item.window is not None:
                 files[next(n for n in names(item) if n not in files)] = _File(source, row)
-            elif _is_file(row):
-                name = next(n for n in names(item) if n not in files)
+            elif row["member"] is None and (ending := _ending(source, row["id"])) is not None:
+                name = next(n for n in names(item, ending) if n not in files)
                 files[name] = _File(source, row)
                 stem = str(PurePosixPath(name).with_suffix(""))
                 for sidecar, extension in beside(source):
@@ -76,17 +82,20 @@ def _plan(rows: Sequence[Mapping[str, Any]], reader: Reader, failed: dict[str, s
     return files
 
 
-def _is_file(row: Mapping[str, Any]) -> bool:
-    return row["member"] is None and not is_url(ids.decode(row["uri"]))
+def _ending(source: str, id: str) -> str | None:
+    """What the id of the image at a path or URL lacks of its extension; None where only its content says which."""
+    if not store.is_url(source):
+        return ""
+    name = source.rpartition("/")[2]
+    extension = name[len(stem_of(name)) :]
+    if not extension:
+        return None
+    return "" if id.lower().endswith(extension.lower()) else extension
 
 
 def _writer(file: _File, reader: Reader, link: bool) -> Callable[[Path], object]:
     """Writes one file of the export. Raises `UnreadableImage` where its source is not there any more."""
-    if file.row is not None and not (file.row["w"] is None and _is_file(file.row)):
-        if file.row["w"] is None:
-            data = reader.originals(file.row)[file.extension]
-        else:
-            data = crop(item_of(file.row))
+    if (data := _content(file, reader)) is not None:
         return lambda target: target.write_bytes(data)
     try:
         status = Path(file.source).stat()
@@ -107,3 +116,12 @@ def _writer(file: _File, reader: Reader, link: bool) -> Callable[[Path], object]
         os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))
 
     return copy
+
+
+def _content(file: _File, reader: Reader) -> bytes | None:
+    """Bytes of a file of the export, None where they are those of a file of this machine."""
+    if file.row is not None and file.row["w"] is not None:
+        return crop(item_of(file.row))
+    if file.row is not None and file.extension:
+        return reader.originals(file.row)[file.extension]
+    return store.blob_at(file.source).read() if store.is_url(file.source) else None

@@ -25,7 +25,7 @@ from rsprune.report.budget import what_if
 from rsprune.report.calibration import calibration_section
 from rsprune.report.maps import density, land, projection
 from rsprune.report.scores import score_sections
-from rsprune.report.search import SEARCHED, entropy_threshold, facts, packed, packed_text
+from rsprune.report.search import SEARCHED, facts, packed, packed_text
 from rsprune.report.sheets import KEPT, STAYS, Thumbnails, atlas, contact_sheet
 from rsprune.run import Run
 
@@ -141,7 +141,7 @@ def _facts(run: Run, progress: Progress) -> dict[str, Any]:
         "tiles": tiles,
         "geography": geography and _geography_section(geography),
         "benchmark": calibration_section(run),
-        "settings": words.settings(columns, entropy_threshold(columns)),
+        "settings": words.settings(columns, columns.entropy_threshold),
         "sources": words.sources(run),
         "seconds": seconds,
         "duration": words.duration(sum(spent for _, spent, _ in seconds)),

@@ -11,7 +11,6 @@ from markupsafe import Markup
 from rsprune.columns import Columns
 from rsprune.filters import CODES, GUARDS
 from rsprune.report.examples import along
-from rsprune.report.search import entropy_threshold
 from rsprune.report.words import chosen_from
 
 SOURCES_SHOWN = 12
@@ -27,7 +26,7 @@ LABELS = {
 def score_sections(columns: Columns) -> list[dict[str, Any]]:
     """Chart, threshold and examples of each score that the images have."""
     filters = columns.run.settings.filter
-    rules = [("entropy", "low_entropy", entropy_threshold(columns), False)]
+    rules = [("entropy", "low_entropy", columns.entropy_threshold, False)]
     rules.append(("nodata_fraction", "nodata", filters.nodata_max, True))
     for guard in GUARDS:
         limit = getattr(filters, guard.setting)

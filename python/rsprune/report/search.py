@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from rsprune.columns import Columns
-from rsprune.explain import DECIDED_BY_ENTROPY
 from rsprune.filters import REASONS
 from rsprune.report.examples import draw
 from rsprune.rows import unit_rows
@@ -80,17 +79,10 @@ def packed_text(text: str) -> str:
     return base64.b64encode(gzip.compress(text.encode("utf-8", "surrogatepass"), mtime=0)).decode()
 
 
-def entropy_threshold(columns: Columns) -> float | None:
-    """Entropy threshold in bits, as the decisions hold it."""
-    threshold = columns.read("select", "threshold")
-    used = np.isin(columns.reason, [REASONS.index(r) for r in DECIDED_BY_ENTROPY]) & np.isfinite(threshold)
-    return float(threshold[used.argmax()]) if used.any() else columns.run.settings.filter.entropy_min
-
-
 def _thresholds(columns: Columns) -> dict[str, float | None]:
     filters, select = columns.run.settings.filter, columns.run.settings.select
     return {
-        "entropy": entropy_threshold(columns),
+        "entropy": columns.entropy_threshold,
         "nodata_fraction": filters.nodata_max,
         "saturated_fraction": filters.saturated_max,
         "autocorrelation": filters.autocorrelation_min,

@@ -73,11 +73,11 @@ def _changed(folder: str) -> int:
 
 
 @lru_cache(maxsize=1)
-def _names(folder: str, changed: int) -> frozenset[str]:
-    """Names in a folder; kept, as images of one folder come together."""
+def _names(folder: str, changed: int) -> list[str]:
+    """Sorted names in a folder; kept, as images of one folder come together."""
     try:
         if store.is_url(folder):
-            return frozenset(entry.name for entry in store.entries(folder) if not entry.is_folder)
-        return frozenset(entry.name for entry in Path(folder or "/").iterdir())
+            return sorted(entry.name for entry in store.entries(folder) if not entry.is_folder)
+        return sorted(entry.name for entry in Path(folder or "/").iterdir())
     except (OSError, UnreadableImage):
-        return frozenset()
+        return []

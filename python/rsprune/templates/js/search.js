@@ -53,6 +53,7 @@ if (canUnpack) {
   function change(reason, score, position, similarity) {
     const compete = "It would compete for a seat";
     if (reason === "kept" || reason === "over_budget") {
+      if (!position) return "The strategy ranks only what it keeps: select with a larger --keep to see if that keeps it.";
       const keep = smallestKeep(position);
       return `It ${reason === "kept" ? "stays" : "would be"} kept ${keep === null ? "only with --n" : `from --keep ${general(keep)} on`} (--n ${position} or more).`;
     }
