@@ -18,6 +18,7 @@ if any(importlib.util.find_spec(name) is None for name in ("torch", "diffusers",
 import torch
 
 import training_case
+from rsprune.encoders.packaged import sha256
 from rsprune.errors import ConfigError
 from rsprune.evaluation.denoising import Denoiser, denoising_loss
 from rsprune.training.config import TrainConfig
@@ -71,6 +72,12 @@ def test_times_are_those_that_are_asked_for():
     assert [t.tolist() for _, t, _ in model.network.asked] == [
         pytest.approx([200.0] * 3), pytest.approx([700.0] * 3),
     ]  # fmt: skip
+
+
+def test_ddpm_takes_the_last_of_its_steps_for_all_noise():
+    model = denoiser(objective="ddpm", prediction_type="epsilon")
+    denoising_loss(model, images(3), times=(0.9, 1.0))
+    assert [t.tolist() for _, t, _ in model.network.asked] == [[900] * 3, [999] * 3]
 
 
 def test_noise_belongs_to_the_image_and_the_seed_not_to_the_batch():
@@ -151,7 +158,8 @@ def test_evaluate_measures_a_model(rsprune, trained, tmp_path):
     assert facts["loss"]["balanced"]["mean"] == pytest.approx(np.mean(list(by_class.values())))
     assert {name: f["mean"] for name, f in facts["loss"]["by_folder"].items()} == pytest.approx(by_class)
     assert facts["reference"]["n"] == len(files)
-    assert len(facts["model"]["weights_sha256"]) == 64
+    # Of the averaged weights, not of a checkpoint's, which lie in a folder beside them.
+    assert facts["model"]["weights_sha256"] == sha256(next((trained / "model/unet").glob("*.safetensors")))
     assert "scores" not in facts
 
 

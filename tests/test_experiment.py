@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -183,12 +184,26 @@ def test_another_experiment_is_refused(finished):
         experiment(replace(settings, arms=arms, primary=()), out)
     with pytest.raises(ConfigError, match="there is no arm 'best'"):
         experiment(settings, out, labels=["best"])
+    with pytest.raises(ConfigError, match="has no seed 7: give one of 0, 1, or add it"):
+        experiment(settings, out, seeds=[7])
+
+
+def test_runs_of_another_machine_are_not_gone_on_with(finished, tmp_path):
+    from rsprune.experiment.runner import experiment
+
+    settings, out, _, _ = finished
+    copy = tmp_path / "copy"
+    shutil.copytree(out, copy)
+    path = copy / "runs" / RUNS[0] / "result.json"
+    result = json.loads(path.read_text())
+    result["about"]["machine"] = "Abacus 1"
+    path.write_text(json.dumps(result))
+    with pytest.raises(ConfigError, match=r"was trained on another machine \(Abacus 1; this is "):
+        experiment(settings, copy)
 
 
 def test_time_that_is_up_stops_before_the_next_run(finished, tmp_path):
     """No run is started in no time, and nothing is called done."""
-    import shutil
-
     from rsprune.experiment.runner import experiment
 
     settings, out, _, _ = finished
@@ -201,8 +216,9 @@ def test_time_that_is_up_stops_before_the_next_run(finished, tmp_path):
     assert any("time is up" in sentence for sentence in said)
 
 
-def test_models_are_fine_tuned_alike_and_beside_fresh_weights(finished):
+def test_models_are_fine_tuned_alike_and_beside_fresh_weights(finished, monkeypatch):
     from rsprune.experiment.config import DownstreamConfig
+    from rsprune.experiment.downstream import ready
     from rsprune.experiment.runner import experiment
 
     settings, out, _, _ = finished
@@ -232,6 +248,23 @@ def test_models_are_fine_tuned_alike_and_beside_fresh_weights(finished):
     assert f"| from scratch | {value:.3f} |" in text
     assert f"| bicubic | {bicubic[0]:.3f} |" in text
     assert "Fine-tuned: super-resolution x2" in (out / "index.html").read_text()
+    arm = out / "runs/full-1/arm.json"
+    given = arm.read_text()
+    arm.write_text(given.replace(json.loads(given)["ids_hash"], "of another selection"))
+    tuned = replace(settings, downstream=(task,))
+    with pytest.raises(ConfigError, match="or from another model"):
+        ready(tuned, out, ["full"], [1], say=print)
+    arm.write_text(given)
+    assert len(ready(tuned, out, ["full"], [1], say=print)) == 2
+    # Cut in the middle of a picture's tiles, and asked for again: all are there.
+    shutil.rmtree(out / "data/downstream/train")
+    with monkeypatch.context() as patch:
+        patch.setattr(Image.Image, "save", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            ready(tuned, out, ["full"], [1], say=print)
+    assert not (out / "data/downstream/train").exists()
+    ready(tuned, out, ["full"], [1], say=print)
+    assert list(out.glob("data/downstream/train/*/*.png"))
     other = replace(task, training={**training, "learning_rate": 0.5})
     with pytest.raises(ConfigError, match="was fine-tuned with other settings"):
         experiment(replace(settings, downstream=(other,)), out, labels=["full"], seeds=[1])
@@ -277,3 +310,10 @@ def test_arms_that_come_later_get_floors_too(tmp_path, monkeypatch):
     assert {row["arm"] for row in both} == {"real: second half", "real: full", "real: rsprune 25 %"}
     assert both[: len(first)] == first
     assert again == both
+    for row in (stale := json.loads(json.dumps(both))):
+        if row["arm"] == "real: full":
+            row |= {"value": -1.0, "ids_hash": "of another selection"}
+    (out / "floors.json").write_text(json.dumps(stale))
+    runner.experiment(settings, out)
+    anew = json.loads((out / "floors.json").read_text())
+    assert sorted(map(str, anew)) == sorted(map(str, both))

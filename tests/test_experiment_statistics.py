@@ -1,6 +1,7 @@
 """What is concluded from a few seeds, against SciPy and by hand."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from scipy import stats
 from rsprune.experiment import pictures
 from rsprune.experiment.config import ArmConfig, DataConfig, ExperimentConfig, MeasureConfig, SceneConfig
 from rsprune.experiment.statistics import first_reached, holm, interval, paired
-from rsprune.experiment.summary import convergence, enough
+from rsprune.experiment.summary import comparisons, convergence, enough
 from rsprune.experiment.text import enough_share
 
 RNG = np.random.default_rng(0)
@@ -82,6 +83,20 @@ def test_speed_up_needs_every_seed_to_arrive():
 def experiment_of(*arms: ArmConfig, steps=(10, 20)) -> ExperimentConfig:
     scene = SceneConfig("bluemarble", stride=16, block=64)
     return ExperimentConfig("x", DataConfig((scene,)), MeasureConfig(steps), tuple(arms))
+
+
+def test_comparisons_that_are_not_run_yet_count_for_holm():
+    arms = (ArmConfig("rsprune", keep=0.1), ArmConfig("full"), ArmConfig("random", keep=0.1))
+    settings = replace(experiment_of(*arms), primary=("rsprune 10 %", "full", "random 10 %"))
+    curves = {"rsprune 10 %": [1.0, 1.1, 0.9], "full": [2.0, 2.2, 2.1], "random 10 %": [1.2, 1.4, 1.1]}
+    curves = {arm: {s: {20: v} for s, v in enumerate(values)} for arm, values in curves.items()}
+    whole = {c["second"]: c for c in comparisons(settings, curves, 20, "balanced")}
+    assert whole["full"]["p_holm"] == pytest.approx(2 * whole["full"]["p"])
+    del curves["random 10 %"]
+    (alone,) = comparisons(settings, curves, 20, "balanced")
+    assert alone["p_holm"] == whole["full"]["p_holm"]
+    (other,) = comparisons(settings, curves, 20, "natural")
+    assert other["p_holm"] is None
 
 
 def test_the_share_that_is_enough_lies_between_those_that_were_run():

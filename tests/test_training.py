@@ -15,7 +15,7 @@ import torch
 
 import training_case
 from rsprune.errors import ConfigError
-from rsprune.training import checkpoint
+from rsprune.training import checkpoint, models
 from rsprune.training import train as training
 from rsprune.training.config import TrainConfig, checked
 from rsprune.training.train import DivergedError, OutOfMemory, train
@@ -183,6 +183,20 @@ def test_a_folder_of_another_training_is_left_alone(data, tmp_path):
     assert sorted(p.name for p in (tmp_path / "m").rglob("*")) == before
     train(settings(data, learning_rate=0.1), tmp_path / "m", device="cpu", overwrite=True)
     assert json.loads((tmp_path / "m" / "log.jsonl").read_text().splitlines()[3])["lr"] > 0.01
+
+
+def test_nothing_of_another_model_is_left_by_one_that_takes_its_place(data, tmp_path):
+    out = tmp_path / "m"
+    train(settings(data, pixel_unshuffle=2, max_train_steps=1), out, device="cpu")
+    (out / "vae").mkdir()  # as of an autoencoder, which `rsprune sample` would decode with
+    (out / "vae" / "config.json").write_text("{}")
+    (out / "metrics.json").write_text("{}")
+    assert (out / "pipeline.py").is_file()
+    train(settings(data, model="dit", max_train_steps=1), out, device="cpu", overwrite=True)
+    assert type(models.load(out)).__name__ == "DiTTransformer2DModel"
+    assert not (out / "unet").exists()
+    assert not (out / "vae").exists()
+    assert not (out / "metrics.json").exists()
 
 
 def test_files_that_no_training_wrote_are_left_alone(data, tmp_path):

@@ -8,6 +8,7 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 
 from rsprune.errors import ConfigError
+from rsprune.evaluation.denoising import Denoiser, denoising_loss
 from rsprune.training import checkpoint, latents
 from rsprune.training.batches import Batches
 from rsprune.training.config import SampleConfig
@@ -119,6 +120,22 @@ def test_training_continues_exactly_and_draws_through_the_decoder(data, vae, tmp
             x = x - (now - then) / 1000 * pipe.unet(x, torch.tensor([now])).sample
         expected = pipe.vae.decode(x / 0.5 + 0.25).sample / 2 + 0.5
     torch.testing.assert_close(own, expected.clamp(0, 1), rtol=0, atol=1e-3)
+
+
+def test_the_held_out_loss_is_that_of_latents(data, vae, tmp_path):
+    """By hand for one image and time: noise is added to the mean of its latents, scaled."""
+    train(settings(data, vae=vae, fit="resize", max_train_steps=2), tmp_path / "m", device="cpu")
+    model = Denoiser.load(tmp_path / "m")
+    assert (model.resolution, model.bands) == (16, 3)
+    image = np.random.default_rng(0).integers(0, 256, (2, 16, 16, 3), np.uint8)
+    found = denoising_loss(model, image, times=(0.25,))
+    pixels = torch.from_numpy(image[1:].transpose(0, 3, 1, 2) / 127.5 - 1).float()
+    with torch.no_grad():
+        code = (model.vae.encode(pixels).latent_dist.mean - 0.25) * 0.5
+        noise = np.random.Generator(np.random.Philox(key=[0, 1])).standard_normal((1, 4, 8, 8), np.float32)
+        noise = torch.from_numpy(noise)
+        predicted = model.network(0.75 * code + 0.25 * noise, torch.tensor([250.0])).sample
+    assert found[1, 0] == pytest.approx((predicted - (noise - code)).square().mean().item(), rel=1e-5)
 
 
 def test_another_autoencoder_is_another_training(data, vae, tmp_path):

@@ -44,7 +44,10 @@ def explain(run: Run, id: str) -> dict[str, Any]:
         return columns.pick(stage, names, [row]).to_pylist()[0]
 
     decision, scores = of_image("select", _DECIDED), of_image("score", (*SCORES, "error"))
-    manifest, assigned = of_image("scan", ("error",)), of_image("cluster", ("scene_similarity", "scene_margin"))
+    manifest, assigned = (
+        of_image("scan", ("error",)),
+        of_image("cluster", ("scene_similarity", "scene_margin")),
+    )
     settings = run.settings
     reason, cluster, rank = decision["reason"], decision["cluster"], decision["rank"]
     facts: dict[str, Any] = {
@@ -156,7 +159,9 @@ def _change(facts: dict[str, Any], select: SelectConfig) -> str | None:
     if reason in ("kept", "over_budget"):
         position, readable = facts["position"], facts["readable"]
         if position is None:
-            return "The strategy ranks only what it keeps: select with a larger --keep to see if that keeps it."
+            return (
+                "The strategy ranks only what it keeps: select with a larger --keep to see if that keeps it."
+            )
         keep = smallest_keep(position, readable)
         from_on = f"from --keep {keep:g} on" if keep is not None else "only with --n"
         return f"It {'stays' if reason == 'kept' else 'would be'} kept {from_on} (--n {position} or more)."

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -42,12 +44,38 @@ def write_atomic(path: Path, write: Callable[[BinaryIO], Any]) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    sync(path.parent)
 
 
-def sync_folder(folder: Path) -> None:
-    """Makes the names in `folder` last: after a power cut a renamed file could have its old name again."""
-    descriptor = os.open(folder, os.O_RDONLY)
+class staged(contextlib.AbstractContextManager[Path, None]):
+    """A temporary folder that becomes `target` when all in it is written, and vanishes otherwise."""
+
+    def __init__(self, target: Path):
+        self.target = target
+        self.folder = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+
+    def __enter__(self) -> Path:
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self.folder.mkdir(parents=True)
+        return self.folder
+
+    def __exit__(self, kind: Any, *_: Any) -> None:
+        if kind is None:
+            for path in self.folder.rglob("*"):
+                sync(path)
+            # The old one is out of the way for an instant only, and under a name that is cleaned up.
+            old = self.target.with_name(f".{self.target.name}.{os.getpid()}.old.tmp")
+            if self.target.exists():
+                self.target.rename(old)
+            self.folder.rename(self.target)
+            sync(self.target.parent)
+            shutil.rmtree(old, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Makes a file, or the names in a folder, last: after a power cut a renamed file could have its old name again."""
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     except OSError as e:

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import ModelMixin
+from diffusers import AutoencoderKL, ModelMixin
 from torch.nn.functional import pixel_unshuffle
 
 from rsprune.errors import ConfigError
 from rsprune.evaluation.config import TIMES
-from rsprune.training import models, publish
+from rsprune.training import latents, models, publish
 from rsprune.training.config import TrainConfig
 from rsprune.training.objective import Objective, make_objective
 
@@ -29,6 +29,7 @@ class Denoiser:
         labels: Number of its conditions; it is asked without any.
         resolution: Side of its images (pixels).
         bands: Of its images.
+        vae: What makes latents of images, where it was trained on them; each is then given the mean of its own.
     """
 
     network: ModelMixin
@@ -37,6 +38,7 @@ class Denoiser:
     unshuffle: int
     resolution: int
     bands: int
+    vae: AutoencoderKL | None = None
 
     @classmethod
     def load(cls, folder: Path, *, device: str = "cpu") -> Denoiser:
@@ -53,15 +55,22 @@ class Denoiser:
             )
         index = publish.read_index(folder)
         unshuffle = index["pixel_unshuffle"]
-        config = network.config
-        return cls(
-            network,
-            _objective(folder),
-            len(index["labels"]),
-            unshuffle,
-            config.sample_size * unshuffle,
-            config.in_channels // unshuffle**2,
-        )
+        side, bands = network.config.sample_size * unshuffle, network.config.in_channels // unshuffle**2
+        vae = None
+        if (folder / "vae").is_dir():
+            vae = AutoencoderKL.from_pretrained(folder / "vae", use_safetensors=True)
+            vae = vae.to(device).eval().requires_grad_(False)
+            side, bands = side * latents.factor(vae), vae.config.in_channels
+        return cls(network, _objective(folder), len(index["labels"]), unshuffle, side, bands, vae)
+
+    @torch.inference_mode()
+    def encoded(self, images: np.ndarray) -> torch.Tensor:
+        """What noise is added to [B, C, h, w]: pixels from -1 to 1, or latents, of images uint8 [B, H, W, C]."""
+        device = next(self.network.parameters()).device
+        pixels = torch.from_numpy(images).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        if self.vae is None:
+            return pixels
+        return latents.scaled(self.vae, self.vae.encode(pixels).latent_dist.mean)
 
 
 def denoising_loss(
@@ -94,15 +103,15 @@ def denoising_loss(
             f"the model takes images of {wanted[0]} x {wanted[1]} pixels and {wanted[2]} bands, "
             f"not {' x '.join(map(str, images.shape[1:]))}: cut them with --tile {wanted[0]}"
         )
-    device = next(model.network.parameters()).device
     losses = np.empty((len(images), len(times)))
     for first in range(0, len(images), batch_size):
         rows = slice(first, min(first + batch_size, len(images)))
-        pixels = torch.from_numpy(images[rows]).to(device)
-        image = pixel_unshuffle(pixels.permute(0, 3, 1, 2).float() / 127.5 - 1, model.unshuffle).contiguous()
-        noise = np.stack([_noise(seed, i, len(times), images.shape) for i in range(rows.start, rows.stop)])
+        given = model.encoded(images[rows])
+        image = pixel_unshuffle(given, model.unshuffle).contiguous()
+        shape = (len(times), *given.shape[1:])
+        noise = np.stack([_noise(seed, i, shape) for i in range(rows.start, rows.stop)])
         for j, time in enumerate(times):
-            eps = pixel_unshuffle(torch.from_numpy(noise[:, j]).to(device), model.unshuffle)
+            eps = pixel_unshuffle(torch.from_numpy(noise[:, j]).to(given.device), model.unshuffle)
             losses[rows, j] = _loss(model, image, eps, time, mixed_precision == "bf16")
     return losses
 
@@ -120,9 +129,9 @@ def _loss(model: Denoiser, image: torch.Tensor, noise: torch.Tensor, time: float
     return squared
 
 
-def _noise(seed: int, number: int, times: int, shape: tuple[int, ...]) -> np.ndarray:
+def _noise(seed: int, number: int, shape: tuple[int, ...]) -> np.ndarray:
     stream = np.random.Generator(np.random.Philox(key=[seed, number]))
-    return stream.standard_normal((times, shape[3], shape[1], shape[2]), dtype=np.float32)
+    return stream.standard_normal(shape, dtype=np.float32)
 
 
 def _objective(folder: Path) -> Objective:

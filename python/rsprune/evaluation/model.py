@@ -37,6 +37,7 @@ def held_out_loss(model: str, reference: SourceConfig, *, seed: int, device: str
     from rsprune.encoders.packaged import sha256
     from rsprune.encoders.torch_model import torch_device
     from rsprune.evaluation.denoising import Denoiser, denoising_loss
+    from rsprune.training.models import weights_of
 
     place = torch_device(device)
     loaded = Denoiser.load(Path(model), device=place)
@@ -48,9 +49,8 @@ def held_out_loss(model: str, reference: SourceConfig, *, seed: int, device: str
     if len(names) > 1:
         found["balanced"] = _told(np.mean([part.mean(axis=0) for part in by_folder.values()], axis=0))
         found["by_folder"] = {name: {"n": len(p), "mean": float(p.mean())} for name, p in by_folder.items()}
-    weights = next(Path(model).glob("*/*.safetensors"))
     return {
-        "model": {"path": model, "weights_sha256": sha256(weights)},
+        "model": {"path": model, "weights_sha256": sha256(weights_of(Path(model)))},
         "reference": images.facts(),
         "seed": seed,
         "loss": {"name": "held-out denoising loss", "times": list(TIMES), **found},

@@ -28,7 +28,9 @@ class SceneConfig:
     """A picture that tiles are cut from: one of `BUILT_IN`, or an 8-bit RGB file beside the experiment's."""
 
     path: str
-    stride: int = Field(ge=1)  # pixels between tiles of the pool; the others lie twice as far apart
+    stride: int = Field(
+        ge=1
+    )  # pixels between tiles of the pool; others lie twice as far apart, a tile at least
     block: int = Field(ge=16)  # side (pixels) of the squares that belong to one region
 
     @property

@@ -20,7 +20,7 @@ from rsprune.experiment import earlier
 from rsprune.experiment.config import WITH_LAYOUT, DownstreamConfig, ExperimentConfig
 from rsprune.experiment.imagery import open_picture
 from rsprune.experiment.regions import Tiles, split
-from rsprune.files import write_json
+from rsprune.files import staged, write_json
 from rsprune.finetuning.config import SemanticConfig, SuperResolutionConfig
 
 SCRATCH = "from scratch"
@@ -95,7 +95,7 @@ def ready(
         say: Takes notices.
 
     Raises:
-        ConfigError: One that is done had other settings.
+        ConfigError: One that is done had other settings, or the model of another selection.
     """
     elsewhere = earlier.load(out).done
     wanted = [
@@ -112,14 +112,14 @@ def ready(
         say(
             f"{len(far)} fine-tunings are left out: their models are where the runs were done ({far[0].label}, ...)"
         )
-    if found and not (out / "data/downstream").is_dir():
-        say("cutting tiles for the fine-tunings")
-        _write_data(settings, out / "data/downstream")
+    if found:
+        _write_data(settings, out / "data/downstream", {tuning.task.task for tuning in found}, say)
     for tuning in found:
         request, path = _request(settings, out, tuning), tuning.folder / "request.json"
         if tuning.done and json.loads(path.read_text("utf-8")) != request:
             raise ConfigError(
-                f"{tuning.folder} was fine-tuned with other settings: restore them, or remove that folder"
+                f"{tuning.folder} was fine-tuned with other settings or from another model: restore them, or "
+                "remove that folder"
             )
         tuning.folder.mkdir(parents=True, exist_ok=True)
         write_json(path, request)
@@ -130,10 +130,12 @@ def _request(settings: ExperimentConfig, out: Path, tuning: Tuning) -> dict[str,
     data, task = (out / "data/downstream").absolute(), tuning.task
     part = WITH_LAYOUT if task.task == "semantic" else ""
     more = {"masks": str(data / "masks")} if task.task == "semantic" else {}
+    chosen = json.loads((tuning.foundation / "arm.json").read_text("utf-8"))["ids_hash"]
     if settings.measure.weights:
         more["weights"] = str(Path(settings.measure.weights).absolute())
     return {
         "task": task.task,
+        "foundation_ids": None if tuning.arm == SCRATCH else chosen,
         "settings": {
             "foundation": str((tuning.foundation / "model").absolute()),
             "from_scratch": tuning.arm == SCRATCH,
@@ -153,20 +155,33 @@ def _request(settings: ExperimentConfig, out: Path, tuning: Tuning) -> dict[str,
     }
 
 
-def _write_data(settings: ExperimentConfig, folder: Path) -> None:
+def _write_data(
+    settings: ExperimentConfig, folder: Path, tasks: set[str], say: Callable[[str], None]
+) -> None:
+    """Tiles and, for layouts, masks, each whole or not there."""
+    wanted = ["train", "held_out", *(["masks"] if "semantic" in tasks else [])]
+    if all((folder / name).is_dir() for name in wanted):
+        return
     side = settings.data.tile
-    for scene in settings.data.scenes:
-        picture = open_picture(scene.path)
+    pictures = [(scene, open_picture(scene.path)) for scene in settings.data.scenes]
+    parts = {}
+    for scene, picture in pictures:
         regions = split(picture.pixels.shape[:2], scene, settings.data)
-        parts = {"train": regions[TRAIN], "held_out": regions[settings.reference.region]}
-        for name, at in parts.items():
-            _write(at.cut(picture.pixels, side), at, folder / name / scene.name)
-        if scene.path == WITH_LAYOUT and any(task.task == "semantic" for task in settings.downstream):
-            from rsprune.finetuning.blue_marble import classes
+        parts[scene.name] = {"train": regions[TRAIN], "held_out": regions[settings.reference.region]}
+    for part in ("train", "held_out"):
+        if not (folder / part).is_dir():
+            say(f"cutting tiles for the fine-tunings: {part.replace('_', ' ')}")
+            with staged(folder / part) as new:
+                for scene, picture in pictures:
+                    at = parts[scene.name][part]
+                    _write(at.cut(picture.pixels, side), at, new / scene.name)
+    if "masks" in wanted and not (folder / "masks").is_dir():
+        from rsprune.finetuning.blue_marble import classes
 
-            layout = classes()
-            for at in parts.values():
-                _write(at.cut(layout[..., None], side)[..., 0], at, folder / "masks")
+        layout = classes()
+        with staged(folder / "masks") as new:
+            for at in parts[WITH_LAYOUT].values():
+                _write(at.cut(layout[..., None], side)[..., 0], at, new)
 
 
 def _write(tiles: np.ndarray, at: Tiles, folder: Path) -> None:

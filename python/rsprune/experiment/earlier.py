@@ -75,16 +75,19 @@ def adopt(path: Path, settings: ExperimentConfig, out: Path) -> None:
             raise ConfigError(
                 f"{path} has another selection under the name {arm.label!r}: give the arm another name"
             )
-    there, here = (
-        {row["machine"] or "not known" for row in table.to_pylist() if row["train_seconds"]},
-        machine(settings.device),
-    )
+    there = {row["machine"] or "not known" for row in table.to_pylist() if row["train_seconds"]}
+    check_machine(path, there, settings.device)
+    write_table(out / FILE, table)
+
+
+def check_machine(path: Path, there: set[str], device: str) -> None:
+    """Raises `ConfigError` where what lies at `path` was trained on other machines than this one's device."""
+    here = machine(device)
     if there - {here}:
         raise ConfigError(
             f"{path} was trained on another machine ({', '.join(sorted(there - {here}))}; this is {here}), and "
             "machines move losses by as much as arms differ: run all arms on one kind of machine"
         )
-    write_table(out / FILE, table)
 
 
 def load(out: Path) -> Earlier:

@@ -31,7 +31,7 @@ def split(shape: tuple[int, int], scene: SceneConfig, data: DataConfig) -> Mappi
 
     Whole blocks are dealt out, row by row of blocks in random order, so that every region has its share of
     every latitude. Tiles of different regions are at least twice the margin apart. Tiles of the pool lie
-    `stride` pixels apart, those of the other regions twice as far, so that held-out tiles do not overlap.
+    `stride` pixels apart, those of the other regions twice as far, and never so near that they overlap.
 
     Raises:
         ConfigError: The picture is too small for all regions to get a tile.
@@ -46,7 +46,7 @@ def split(shape: tuple[int, int], scene: SceneConfig, data: DataConfig) -> Mappi
     owner = deal(rows, columns, np.asarray(data.shares), seed=data.seed)
     found = {}
     for number, region in enumerate(REGIONS):
-        step = scene.stride if region == "pool" else 2 * scene.stride
+        step = scene.stride if region == "pool" else max(2 * scene.stride, data.tile)
         offsets = data.margin + np.arange(0, room + 1, step)
         block_y, block_x = np.nonzero(owner == number)
         y = (block_y * scene.block)[:, None, None] + offsets[None, :, None]

@@ -94,8 +94,8 @@ def experiment(
         How many runs are done, of how many, and where the results are.
 
     Raises:
-        ConfigError: The folder or the results are of another experiment, there is no such arm, or weights that a
-            fine-tuning is measured with are not there.
+        ConfigError: The folder or the results are of another experiment or machine, there is no such arm or seed,
+            or weights that a fine-tuning is measured with are not there.
         RunFailed: A run ended with an error; the others go on first.
     """
     deadline = None if minutes is None else time.monotonic() + 60 * minutes
@@ -103,9 +103,15 @@ def experiment(
     if unknown:
         known = ", ".join(arm.label for arm in settings.arms)
         raise ConfigError(f"there is no arm {unknown[0]!r}: give one of {known}")
+    if others := [seed for seed in seeds if seed not in settings.seeds]:
+        known = ", ".join(map(str, settings.seeds))
+        raise ConfigError(
+            f"the experiment has no seed {others[0]}: give one of {known}, or add it to its seeds"
+        )
     downstream.check_weights(settings)
     with Run(out).lock():
         _adopt(settings, out)
+        _check_machine(settings, out)
         if results:
             earlier.adopt(results, settings, out)
         data = prepare(settings, out, say=say)
@@ -146,6 +152,14 @@ def _adopt(settings: ExperimentConfig, out: Path) -> None:
             f"{out} holds an experiment with other data, training or measurements: choose another folder with -o"
         )
     write_json(path, {"identity": mine, "settings": asdict(settings), **code()})
+
+
+def _check_machine(settings: ExperimentConfig, out: Path) -> None:
+    """Raises `ConfigError` where a run in the folder was trained on another machine, or on its other device."""
+    for path in sorted(out.glob("runs/*/result.json")):
+        there = json.loads(path.read_text("utf-8"))["about"].get("machine")
+        if there is not None:
+            earlier.check_machine(path.parent, {there}, settings.device)
 
 
 def _requests(
@@ -194,21 +208,29 @@ def _floors(
     plan: Sequence[Planned],
     found: dict[Path, arms.Training],
 ) -> None:
-    """What real images get, of the first seed's selections; before any of an arm's runs, which so cannot change it."""
+    """What real images get, of the first seed's selections; before any of an arm's runs, which so cannot change it.
+
+    Those of a selection that is not made any more are measured anew.
+    """
     if not settings.measure.samples:
         return
     path = out / "floors.json"
+    first = [run for run in plan if run.seed == settings.seeds[0] and run.arm.strategy != "reweighted"]
+    hashes = {distances.floor_name(run.arm.label): found[run.folder].facts["ids_hash"] for run in first}
     before = json.loads(path.read_text("utf-8")) if path.is_file() else []
+    before = [row for row in before if row.get("ids_hash") == hashes.get(row["arm"], row.get("ids_hash"))]
     known = {row["arm"] for row in before}
     kept = {
         run.arm.label: found[run.folder].kept
-        for run in plan
-        if run.seed == plan[0].seed and distances.floor_name(run.arm.label) not in known
+        for run in first
+        if distances.floor_name(run.arm.label) not in known
     }
-    kept.pop("reweighted", None)  # the same images as the full arm's
     if kept:
         rows = distances.floors(data, kept, settings.measure, device=settings.device)
-        write_json(path, [*before, *({**code(), **row} for row in rows if row["arm"] not in known)])
+        new = (
+            {**code(), **row, "ids_hash": hashes.get(row["arm"])} for row in rows if row["arm"] not in known
+        )
+        write_json(path, [*before, *new])
 
 
 def _execute(

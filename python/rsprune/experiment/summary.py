@@ -106,9 +106,11 @@ def comparisons(settings: ExperimentConfig, curves: Curves, step: int, kind: str
             base = np.mean([at[label][s] for s in set(at[first]) & set(at[label])])
             about = {"first": first, "second": label, "relative": float(result.difference / base)}
             found.append({**about, **asdict(result), "primary": label in named})
-    corrected = holm([c["p"] for c in found if c["primary"]])
+    # What is not run yet counts as well: a part of the arms must not need less.
+    given = {c["second"]: c["p"] for c in found if c["primary"]}
+    corrected = dict(zip(named, holm([given.get(label, np.nan) for label in named]), strict=True))
     for comparison in found:
-        comparison["p_holm"] = corrected.pop(0) if comparison["primary"] else None
+        comparison["p_holm"] = corrected.get(comparison["second"])
     return found
 
 

@@ -60,8 +60,8 @@ class Foundation:
                 "give a model made with 'rsprune train'"
             ) from None
         index = publish.read_index(folder)
-        weights = next((folder / models.FOLDERS[kind(network)]).glob("*.safetensors"))
-        return cls(folder, state, network, len(index["labels"]), index["pixel_unshuffle"], sha256(weights))
+        weights = sha256(models.weights_of(folder))
+        return cls(folder, state, network, len(index["labels"]), index["pixel_unshuffle"], weights)
 
     @property
     def bands(self) -> int:

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from rsprune.errors import ConfigError
-from rsprune.files import write_json
+from rsprune.files import staged, write_json
 from rsprune.run import Run
 
 MANIFEST = "checkpoint.json"
@@ -88,32 +88,6 @@ def remove(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
-class staged(contextlib.AbstractContextManager[Path, None]):
-    """A temporary folder that becomes `target` when all in it is written, and vanishes otherwise."""
-
-    def __init__(self, target: Path):
-        self.target = target
-        self.folder = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-
-    def __enter__(self) -> Path:
-        shutil.rmtree(self.folder, ignore_errors=True)
-        self.folder.mkdir(parents=True)
-        return self.folder
-
-    def __exit__(self, kind: Any, *_: Any) -> None:
-        if kind is None:
-            for file in self.folder.rglob("*"):
-                _sync(file)
-            # The old one is out of the way for an instant only, and under a name that is cleaned up.
-            old = self.target.with_name(f".{self.target.name}.{os.getpid()}.old.tmp")
-            if self.target.exists():
-                self.target.rename(old)
-            self.folder.rename(self.target)
-            _sync(self.target.parent)
-            shutil.rmtree(old, ignore_errors=True)
-        shutil.rmtree(self.folder, ignore_errors=True)
-
-
 def clean(output: Path) -> None:
     """Removes what a killed process had begun to write."""
     for abandoned in output.glob(".*.tmp"):
@@ -169,11 +143,3 @@ def _fingerprint(file: Path) -> list[Any]:
         while chunk := f.read(1 << 22):
             value.update(chunk)
     return [file.stat().st_size, value.hexdigest()]
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

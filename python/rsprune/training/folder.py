@@ -23,6 +23,9 @@ from rsprune.training.ema import Ema
 from rsprune.training.log import NAMES
 
 STATE = "trainer_state.json"
+# What a training makes beside its checkpoints; another one must find none of it.
+MODEL = ("unet", "transformer", "vae", "scheduler")
+FILES = (STATE, *NAMES, "model_index.json", "pipeline.py", "README.md", "metrics.json")
 SAME = ("settings", "data", "network", "images_per_step")  # what makes two trainings the same
 
 
@@ -40,7 +43,10 @@ def prepare_folder(output: Path, state: dict[str, Any], settings: TrainConfig, *
     if overwrite and (output / STATE).is_file():
         for folder in checkpoint.everything(output):
             checkpoint.remove(folder)
-        for file in (output / STATE, *(output / name for name in NAMES), *output.glob("latents-*.npy")):
+        for name in MODEL:
+            if (output / name).is_dir():
+                checkpoint.remove(output / name)
+        for file in (*(output / name for name in FILES), *output.glob("latents-*.npy")):
             file.unlink(missing_ok=True)
     if (output / STATE).is_file():
         old, new = Run(output).json(STATE), {name: state[name] for name in SAME}

@@ -85,10 +85,14 @@ def encode(
             noise = np.stack([g.standard_normal((channels, side, side), np.float32) for g in noise_of[rows]])
             with torch.no_grad():
                 spread = vae.encode(image).latent_dist
-            code = spread.mean + spread.std * torch.from_numpy(noise).to(device)
-            code = (code - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
+            code = scaled(vae, spread.mean + spread.std * torch.from_numpy(noise).to(device))
             out[variant, rows] = code.permute(0, 2, 3, 1).cpu().numpy()
     return out
+
+
+def scaled(vae: AutoencoderKL, code: torch.Tensor) -> torch.Tensor:
+    """Latents [B, C, h, w] as the network sees them, of unit scale, from the autoencoder's own."""
+    return (code - (vae.config.shift_factor or 0.0)) * vae.config.scaling_factor
 
 
 def cached(path: Path, make: Callable[[], np.ndarray]) -> np.ndarray:

@@ -92,6 +92,12 @@ def load(folder: Path) -> ModelMixin:
     raise ConfigError(f"{folder} holds no trained model: make one with 'rsprune train'")
 
 
+def weights_of(folder: Path) -> Path:
+    """File of the trained network's weights in a model folder that `load` takes."""
+    name = next(name for name in FOLDERS.values() if (folder / name / "config.json").is_file())
+    return min((folder / name).glob("*.safetensors"))
+
+
 def given_channels(network: ModelMixin) -> int:
     """Channels of a trained network that are not noise but what it is given."""
     return network.config.in_channels - network.config.out_channels

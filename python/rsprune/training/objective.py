@@ -56,7 +56,7 @@ class Ddpm:
         self, image: torch.Tensor, noise: torch.Tensor, time: torch.Tensor, normal_time: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Input [B, C, H, W], time [B] in 0..999 and target [B, C, H, W] of the network."""
-        steps = (time * TIMES).long()
+        steps = (time * TIMES).long().clamp(max=TIMES - 1)  # a time just below 1 may have been rounded to 1
         noisy = self.scheduler.add_noise(image, noise, steps)
         kind = self.scheduler.config.prediction_type
         if kind == "v_prediction":

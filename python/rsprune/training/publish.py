@@ -13,9 +13,9 @@ import numpy as np
 from diffusers import AutoencoderKL, ModelMixin, SchedulerMixin
 
 from rsprune.errors import ConfigError
-from rsprune.files import write_atomic, write_json
+from rsprune.files import staged, write_atomic, write_json
 from rsprune.training import pipeline
-from rsprune.training.checkpoint import os_errors, staged
+from rsprune.training.checkpoint import os_errors
 from rsprune.training.config import TrainConfig
 from rsprune.training.folder import STATE
 from rsprune.training.log import read

@@ -21,7 +21,7 @@ class Batch:
     """What is random about `B` images at their positions."""
 
     rows: np.ndarray  # [B] int64, in the pool
-    time: np.ndarray  # [B] float32, uniform in [0, 1)
+    time: np.ndarray  # [B] float32, uniform in [0, 1], as rounding may give 1
     normal_time: np.ndarray  # [B] float32, standard normal
     ys: np.ndarray  # [B, R] int64, rows of pixels
     xs: np.ndarray  # [B, R] int64, columns of pixels
