@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +15,6 @@ from PIL import Image
 import collection
 from ground import features, images, tif
 from rsprune.run import Run
-
-if sys.version_info >= (3, 11):
-    pass
-else:
-    pass
 
 
 @pytest.mark.parametrize("n", [1, 2, 9])

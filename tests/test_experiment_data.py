@@ -184,7 +184,9 @@ def test_published_experiments_are_sound(path):
     assert len(found.seeds) >= 3
     assert found.primary[0].startswith("rsprune")
     strategies = {arm.strategy for arm in found.arms}
-    others = set() if path.stem == "tuning-small" else {"full", "random"}  # that asks about parts of rsprune alone
+    others = (
+        set() if path.stem == "tuning-small" else {"full", "random"}
+    )  # that asks about parts of rsprune alone
     assert {"rsprune", "balanced", *others} <= strategies
     # Settings are chosen on one region, and shown to be good on another.
     assert (found.reference.region == "tuning") == (path.stem == "tuning")

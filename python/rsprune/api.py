@@ -6,9 +6,9 @@ import os
 from collections.abc import Sequence
 from typing import Any
 
-from rsprune import config, engine
+from rsprune import config, engine, toml
 from rsprune.errors import ConfigError
-from rsprune.locations import absolute, source_values
+from rsprune.locations import source_values
 from rsprune.run import Run
 from rsprune.stages import Job, run_all
 
@@ -50,7 +50,7 @@ def prune(
       TooManyUnreadable: More images than ``scan.max_bad`` cannot be read.
       BudgetError: There are not as many images as `n`, or none is eligible.
     """
-    values = {stage: dict(v) if isinstance(v, dict) else v for stage, v in (settings or {}).items()}
+    values = toml.sections(settings or {})
     paths = _paths(data)
     if paths:
         values.setdefault("scan", {})["sources"] = [source_values(p) for p in paths]
@@ -59,7 +59,7 @@ def prune(
     if n is not None:
         values.setdefault("select", {})["n"] = n
     if references := _paths(reference):
-        values.setdefault("cluster", {})["reference"] = [absolute(r) for r in references]
+        values.setdefault("cluster", {})["reference"] = references
     wanted = config.settings({**values, "seed": seed})
     job = Job(
         Run(out),

@@ -10,13 +10,13 @@ from typing import Annotated, Any
 
 import typer
 
-from rsprune import config, engine, stages
+from rsprune import config, engine, stages, toml
 from rsprune.api import check_workers
 from rsprune.cli_options import FLAG, READS_THE_RUN, SECTIONS, app, call, one_of, verb
 from rsprune.engine_ray import Ray
 from rsprune.errors import ConfigError
 from rsprune.export import Format
-from rsprune.locations import absolute, source_values
+from rsprune.locations import source_values
 from rsprune.run import Run
 from rsprune.strategies import load_strategy
 from rsprune.terminal import Terminal
@@ -31,15 +31,22 @@ Out = Annotated[
 ]
 
 
+# Options of a section that say the same thing in different ways.
+_BUDGET = ("select", "keep", "prune", "n")
+_THRESHOLD = ("filter", "entropy_drop", "entropy_min", "entropy_otsu")
+
+
 def _values(base: dict[str, Any], sources: list[dict[str, Any]], flags: dict[str, Any]) -> dict[str, Any]:
     """Plain settings values: `base` (a TOML file's), overridden by the flags that were given."""
     given = {k: v for k, v in flags.items() if v is not None and v != []}
     values = {k: dict(v) if isinstance(v, dict) else v for k, v in base.items()}
-    budget = [k for k in ("keep", "prune", "n") if k in given]
-    if len(budget) > 1:
-        raise ConfigError("--keep, --prune and --n exclude each other: give one of them")
-    if budget:
-        values["select"] = {k: v for k, v in values.get("select", {}).items() if k not in ("keep", "n")}
+    for section, *names in (_BUDGET, _THRESHOLD):
+        chosen = [name for name in names if name in given]
+        if len(chosen) > 1:
+            *first, last = (f"--{name.replace('_', '-')}" for name in names)
+            raise ConfigError(f"{', '.join(first)} and {last} exclude each other: give one of them")
+        if chosen:  # in place of the one that the run had
+            values[section] = {k: v for k, v in values.get(section, {}).items() if k not in names}
     if "prune" in given:
         if not 0 <= given["prune"] < 1:
             raise ConfigError(f"--prune is {given['prune']:g}: give a share from 0 to below 1")
@@ -51,8 +58,6 @@ def _values(base: dict[str, Any], sources: list[dict[str, Any]], flags: dict[str
     sources = sources or values["scan"].get("sources", [])
     source_flags = {k: given[k] for k in SECTIONS["source"].__pydantic_fields__ if k in given}
     values["scan"]["sources"] = [{**s, **source_flags} for s in sources]
-    if "reference" in given:
-        values["cluster"]["reference"] = [absolute(r) for r in given["reference"]]
     if "seed" in given:
         values["seed"] = given["seed"]
     return values
@@ -79,14 +84,14 @@ def _wanted(
         run = Run.open(path)
         if not flags["overwrite"]:
             run.check()
-        base = config.load_values(run.config_path)
+        base = toml.load_values(run.config_path)
     if flags["config_file"]:
-        extra = config.load_values(flags["config_file"])
+        extra = toml.load_values(flags["config_file"])
         base = {
             **base,
             **{k: {**base.get(k, {}), **v} if isinstance(v, dict) else v for k, v in extra.items()},
         }
-    settings = config.settings(_values(base, sources or [], flags))
+    settings = config.settings(_values(toml.sections(base), sources or [], flags))
     cluster = _cluster(path, flags)
     device = engine.choose_device(flags["device"])
     if flags["device"] == "auto":

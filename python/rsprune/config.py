@@ -6,12 +6,10 @@ that owns it; `Settings` only holds the stages together.
 
 from __future__ import annotations
 
-import sys
-from dataclasses import asdict, field
+from dataclasses import field
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
-import tomli_w
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -59,10 +57,8 @@ def _mask(value: Any) -> Any:
 
 
 def _collection(value: str) -> str:
-    """The path or URL; a URL with a secret is refused, as it would be written into every run folder."""
-    from rsprune.sources.store import check_url, is_url
-
-    return check_url(value) if is_url(value) else value
+    """As `absolute`; empty stays empty, for settings of collections whose places are said elsewhere."""
+    return absolute(value) if value else value
 
 
 def _absolute_file(value: str | None) -> str | None:
@@ -190,10 +186,16 @@ class FilterConfig:
         default=0.0, ge=0, description="Drop as blurred below this sharpness; 0 is never."
     )
 
+    @model_validator(mode="after")
+    def _one_threshold(self) -> FilterConfig:
+        if self.entropy_min is not None and self.entropy_otsu:
+            raise ValueError("--entropy-min and --entropy-otsu exclude each other: give one of them")
+        return self
+
 
 @dataclass(frozen=True, config=STRICT)
 class ClusterConfig:
-    reference: tuple[str, ...] = Field(
+    reference: Annotated[tuple[str, ...], BeforeValidator(_listed)] = Field(
         default=(), description="Labelled set: a folder per class, or Parquet. Repeatable."
     )
     n_clusters: Annotated[int | None, BeforeValidator(_auto)] = Field(
@@ -327,40 +329,6 @@ def checked(kind: type[T], values: dict[str, Any]) -> T:
 def settings(values: dict[str, Any]) -> Settings:
     """Checked settings from nested plain values, as in a TOML file. Raises `ConfigError`."""
     return checked(Settings, values)
-
-
-def load(path: str | Path) -> Settings:
-    """Settings from a TOML file, for example a run's ``config.toml``. Raises `ConfigError`."""
-    return settings(load_values(path))
-
-
-def load_values(path: str | Path) -> dict[str, Any]:
-    """The plain values of a TOML file, without its ``[provenance]``. Raises `ConfigError`."""
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        values = tomllib.loads(Path(path).read_text("utf-8"))
-    except OSError as e:
-        raise ConfigError(f"cannot read settings from {path}: {e.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
-        raise ConfigError(f"{path} is not valid TOML: {e}") from None
-    values.pop("provenance", None)
-    return values
-
-
-def dumps(value: Settings, *, provenance: dict[str, Any]) -> str:
-    """TOML text that `load` reads back; None means absent."""
-    return tomli_w.dumps(_without_none({**asdict(value), "provenance": provenance}))
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _without_none(v) for k, v in value.items() if v is not None}
-    if isinstance(value, (list, tuple)):
-        return [_without_none(v) for v in value]
-    return value
 
 
 def _sentence(error: Any) -> str:

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rsprune.config import FilterConfig
-from rsprune.errors import ConfigError
 from rsprune.rows import content_numbers
 
 REASONS = (
@@ -80,13 +79,8 @@ def eligibility(
         filters: thresholds.
         hashes: content hashes [N], None where unreadable, or `rows.Contents`. A content
             counts once towards the entropy threshold however many copies the pool holds.
-
-    Raises:
-        ConfigError: if two rules for the entropy threshold are set.
     """
     filters = filters or FilterConfig()
-    if filters.entropy_min is not None and filters.entropy_otsu:
-        raise ConfigError("entropy_min and entropy_otsu exclude each other: give one of them.")
     entropy = np.asarray(scores["entropy"], dtype=np.float32)
     nodata = _column(scores, "nodata_fraction", len(entropy))
 

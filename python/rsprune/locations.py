@@ -10,9 +10,13 @@ from rsprune.errors import ConfigError
 
 
 def source_values(text: str) -> dict[str, Any]:
-    """Settings of a source from ``PATH`` or ``PATH=NAME``."""
+    """Settings of a source from ``PATH`` or ``PATH=NAME``; of a folder in a store ``URL/=NAME``."""
+    from rsprune.sources.store import is_url
+
     path, equals, name = text.rpartition("=")
-    if not equals or "/" in name or _exists(text):
+    # In a store a folder may be called year=2020, and whether there is one would have to be asked.
+    in_name = is_url(text) and not re.search(r"(/|\.[A-Za-z0-9]+)$", path)
+    if not equals or "/" in name or in_name or _exists(text):
         path, name = text, ""
     return {"path": absolute(path), "name": name or Path(absolute(path)).stem}
 

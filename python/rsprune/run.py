@@ -26,7 +26,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rsprune import config, resume
+from rsprune import resume, toml
 from rsprune.config import Settings
 from rsprune.errors import ConfigError
 from rsprune.files import make_folder, write_atomic
@@ -68,7 +68,7 @@ class Run:
     def settings(self) -> Settings:
         """What the run was asked for. Raises `ConfigError` where its ``config.toml`` cannot be read."""
         try:
-            return config.load(self.config_path)
+            return toml.load(self.config_path)
         except ConfigError as e:
             raise ConfigError(
                 f"{self.path} has settings that this version of rsprune does not understand ({e}): "
@@ -246,7 +246,7 @@ class Run:
             with contextlib.suppress(metadata.PackageNotFoundError):
                 versions[name] = metadata.version(name)
         about = {"python": platform.python_version(), "machine": platform.machine(), **provenance}
-        text = config.dumps(settings, provenance={**about, "versions": versions})
+        text = toml.dumps(settings, provenance={**about, "versions": versions})
         write_atomic(self.config_path, lambda f: f.write(text.encode()))
         self.__dict__["settings"] = settings
 

@@ -10,10 +10,11 @@ import typer
 from rich.table import Table
 
 from rsprune.cli_options import verb
-from rsprune.config import SourceConfig, checked, load_values
+from rsprune.config import SourceConfig, checked
 from rsprune.errors import ConfigError
 from rsprune.evaluation.config import EvaluateConfig
 from rsprune.terminal import Terminal
+from rsprune.toml import table
 
 Samples = Annotated[
     str,
@@ -57,7 +58,7 @@ def evaluate(
 
     if out and out.exists() and not flags["overwrite"]:
         raise ConfigError(f"{out} is there already: give another file with -o, or --overwrite")
-    base = load_values(flags["config_file"]).get("evaluate", {}) if flags["config_file"] else {}
+    base = table(flags["config_file"], "evaluate") if flags["config_file"] else {}
     source = _given(SourceConfig, flags) | {"path": samples}
     terminal = Terminal(quiet=flags["quiet"] or flags["as_json"], as_json=flags["as_json"])
     facts = evaluate_samples(

@@ -11,10 +11,11 @@ from pydantic import Field, model_validator
 from pydantic.dataclasses import dataclass
 
 from rsprune import config as run_config
-from rsprune.config import STRICT, load_values
+from rsprune.config import STRICT
 from rsprune.errors import ConfigError
 from rsprune.evaluation.config import TIMES
 from rsprune.finetuning.config import SemanticConfig, SuperResolutionConfig
+from rsprune.toml import load_values
 from rsprune.training.config import TrainConfig
 
 REGIONS = ("pool", "reference", "metric", "tuning")

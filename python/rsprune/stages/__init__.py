@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rsprune.stages.check import check
 from rsprune.stages.cluster import cluster_images
 from rsprune.stages.embed import embed_images, embedding_size
 from rsprune.stages.job import Job
@@ -9,7 +10,6 @@ from rsprune.stages.page import write_page
 from rsprune.stages.scan import scan_images
 from rsprune.stages.score import score_images
 from rsprune.stages.select import select_images
-from rsprune.strategies import load_strategy
 
 __all__ = [
     "Job",
@@ -25,7 +25,7 @@ __all__ = [
 
 def run_all(job: Job) -> None:
     """Every stage up to the report; stages that are complete are not repeated."""
-    load_strategy(job.settings.select.strategy)  # a wrong name must not show after hours
+    check(job)
     scan_images(job, features=lambda: embedding_size(job))
     score_images(job)
     embed_images(job)

@@ -14,15 +14,15 @@ import numpy as np
 import pyarrow.parquet as pq
 import xxhash
 
-from rsprune.config import SourceConfig
-from rsprune.locations import source_values
 from rsprune.reading import open_sources
 from rsprune.run import Run
+from rsprune.stages.check import check
 from rsprune.stages.disk import folder_bytes, free_bytes, in_words
 from rsprune.stages.embed import embedding_size
 from rsprune.stages.encode import STATE, encode, learn
 from rsprune.stages.job import Job
 from rsprune.stages.listing import Listed, write_parts
+from rsprune.stages.references import reference_sources
 from rsprune.stages.scan import ScanPart, check_sources, scan_listed, scan_part
 from rsprune.stages.score import ScorePart, score_images, score_part
 
@@ -67,12 +67,16 @@ class DryRun:
 
 
 def dry_run(job: Job) -> DryRun:
-    """Counts and measures without touching the job's run folder; what it writes lies in a temporary one."""
+    """Counts and measures without touching the job's run folder; what it writes lies in a temporary one.
+
+    Raises:
+        ConfigError: The run would refuse what it is given.
+    """
     configs = job.settings.scan.sources
     check_sources(configs)
+    check(job)
     counts = [_count(i, source) for i, source in enumerate(open_sources(configs))]
-    references = [SourceConfig(**source_values(text)) for text in job.settings.cluster.reference]
-    folders = [r for r in references if Path(r.path).is_dir()]
+    folders = [r for r in reference_sources(job) if Path(r.path).is_dir()]
     reference_images = sum(sum(1 for _ in source.items()) for source in open_sources(folders))
     images = sum(n for n, _, _ in counts)
     sample = sorted((pair for _, _, chosen in counts for pair in chosen), key=lambda pair: pair[1].id)

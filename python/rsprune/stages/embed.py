@@ -60,6 +60,12 @@ def embed_images(job: Job) -> None:
         check_readable(job, "score", lost, f"those of {name}: {reason}")
 
 
+def check_embeddings(job: Job) -> None:
+    """Raises `ConfigError` where there is no file of the embeddings that are given."""
+    if job.settings.embed.embeddings:
+        _identity(Path(job.settings.embed.embeddings))
+
+
 def embedding_size(job: Job) -> int:
     """Numbers in an embedding, 0 where that can only be said later. Raises `ConfigError` without the encoder."""
     settings = job.settings.embed

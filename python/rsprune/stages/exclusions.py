@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,11 +18,12 @@ from rsprune.config import ScanConfig, SourceConfig
 from rsprune.embedding import Transform
 from rsprune.errors import ConfigError, UnreadableImage
 from rsprune.layout import digest
-from rsprune.locations import source_values
+from rsprune.locations import source_scheme, source_values
 from rsprune.radiometry import Radiometry
 from rsprune.rows import finite_rows, most_similar, unit_rows
 from rsprune.run import Run
 from rsprune.sources import open_source
+from rsprune.sources.store import is_url
 from rsprune.stages.embed import TRANSFORM
 from rsprune.stages.features import features_of_run
 from rsprune.stages.job import Job
@@ -56,21 +58,43 @@ def prepare_exclusions(job: Job) -> list[Exclusion]:
     Raises:
         ConfigError: a set cannot be used.
     """
-    select = job.settings.select
     transform = Transform.load(job.run.path / TRANSFORM)
-    sets = [source_values(text) for text in select.exclude_from]
-    for name, count in Counter(s["name"] for s in sets).items():
-        if count > 1:
-            raise ConfigError(f"two sets to exclude are called '{name}': rename one with PATH=NAME")
-    found = [_prepare(job, s["path"], s["name"], transform) for s in sets]
-    if select.exclude_reference:
-        if not job.settings.cluster.reference:
-            raise ConfigError("--exclude-reference needs a --reference: give one, or leave the option out")
+    found = [_prepare(job, s["path"], s["name"], transform) for s in check_exclusions(job)]
+    if job.settings.select.exclude_reference:
         for reference in prepare_references(job):
             hashes = _hashes(reference.folder) if reference.folder else frozenset()
             embeddings = transform(reference.features)
             found.append(Exclusion(reference.name, reference.fingerprint, hashes, embeddings))
     return found
+
+
+def check_exclusions(job: Job) -> list[dict[str, Any]]:
+    """Path and name of each set that is not to be kept.
+
+    Raises:
+        ConfigError: One is not there or is of a kind that the run cannot use, two have one name, or the reference is
+            to be excluded and there is none.
+    """
+    select = job.settings.select
+    sets = [source_values(text) for text in select.exclude_from]
+    for name, count in Counter(s["name"] for s in sets).items():
+        if count > 1:
+            raise ConfigError(f"two sets to exclude are called '{name}': rename one with PATH=NAME")
+    for path in (s["path"] for s in sets):
+        if _is_table(path):
+            continue
+        if not (is_url(path) or source_scheme(path) or re.search(r"[{*?\[]", path) or Path(path).exists()):
+            raise ConfigError(
+                f"there is nothing to exclude at {path}: give images, a run folder, or a .parquet file"
+            )
+        if job.settings.embed.embeddings:
+            raise ConfigError(
+                f"{path} holds images, but this run takes its features from {job.settings.embed.embeddings}: "
+                "give what to exclude as .parquet with a column embedding"
+            )
+    if select.exclude_reference and not job.settings.cluster.reference:
+        raise ConfigError("--exclude-reference needs a --reference: give one, or leave the option out")
+    return sets
 
 
 def leaks(
@@ -99,23 +123,13 @@ def leaks(
 
 
 def _prepare(job: Job, where: str, name: str, transform: Transform) -> Exclusion:
-    path = Path(where)
-    if path.suffix == ".parquet" and path.is_file():
-        return _from_parquet(path, name, transform)
-    if not path.exists():
-        raise ConfigError(
-            f"there is nothing to exclude at {path}: give a folder or file of images, a run folder, or a .parquet file"
-        )
-    if job.settings.embed.embeddings:
-        raise ConfigError(
-            f"{path} holds images, but this run takes its features from {job.settings.embed.embeddings}: "
-            "give what to exclude as .parquet with a column embedding"
-        )
-    other = Run(path)
+    if _is_table(where):
+        return _from_parquet(Path(where), name, transform)
+    other = Run(where)
     if other.config_path.is_file():
         sources = other.settings.scan.sources
     else:
-        sources = (_like_the_pool(job.run, path, name),)
+        sources = (_like_the_pool(job.run, where, name),)
     scan = ScanConfig(sources, part_size=job.settings.scan.part_size, max_bad=job.settings.scan.max_bad)
     run = Run(job.run.path / "excluded" / name)
     run.path.mkdir(parents=True, exist_ok=True)
@@ -126,16 +140,20 @@ def _prepare(job: Job, where: str, name: str, transform: Transform) -> Exclusion
     return Exclusion(name, raw.fingerprint, _hashes(run), transform(raw.load()))
 
 
-def _like_the_pool(run: Run, path: Path, name: str) -> SourceConfig:
+def _is_table(path: str) -> bool:
+    return path.endswith(".parquet") and Path(path).is_file()
+
+
+def _like_the_pool(run: Run, path: str, name: str) -> SourceConfig:
     """Settings to read the set with: those of the first source of the pool that its first image fits.
 
     Copies have equal contents only if they are read with the same bands and cut into the same windows.
     """
-    plain = SourceConfig(str(path), name)
+    plain = SourceConfig(path, name)
     for config, declared in zip(run.settings.scan.sources, run.json("radiometry.json"), strict=True):
         mask = config.mask if config.mask and config.mask[0].isdigit() else None  # others lie beside the pool
         scale = Radiometry.from_json(declared).scale
-        like = replace(config, path=str(path), name=name, scale=scale, mask=mask)
+        like = replace(config, path=path, name=name, scale=scale, mask=mask)
         source = open_source(like)
         try:
             header = source.header(next(iter(source.items())))

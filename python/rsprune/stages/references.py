@@ -84,12 +84,22 @@ class PreparedReference:
 def prepare_references(job: Job) -> list[PreparedReference]:
     """Encodes every reference of the job that is not encoded yet, for the space of the run's own images."""
     transform = Transform.load(job.run.path / TRANSFORM)
+    return [_prepare(job, source, transform) for source in reference_sources(job)]
+
+
+def reference_sources(job: Job) -> list[SourceConfig]:
+    """Where the references of a job lie, and their names. Raises `ConfigError` where two have the same."""
     sources = [SourceConfig(**source_values(text)) for text in job.settings.cluster.reference]
-    counts = Counter(s.name for s in sources)
-    for name, count in counts.items():
+    for name, count in Counter(s.name for s in sources).items():
         if count > 1:
             raise ConfigError(f"two references are called '{name}': rename one with PATH=NAME")
-    return [_prepare(job, source, transform) for source in sources]
+    return sources
+
+
+def check_references(job: Job) -> None:
+    """Raises `ConfigError` where a reference is not there, or is of a kind that the run cannot use."""
+    for source in reference_sources(job):
+        _about(job, Path(source.path))
 
 
 def check_output(out: Path, *, overwrite: bool) -> None:
@@ -147,24 +157,12 @@ def write_reference(job: Job, out: Path) -> dict[str, Any]:
 
 def _prepare(job: Job, source: SourceConfig, transform: Transform) -> PreparedReference:
     path = Path(source.path)
+    about = _about(job, path)
     if path.is_file():
-        if path.suffix != ".parquet":
-            raise ConfigError(f"reference {path} is neither a folder of class folders nor a .parquet file")
-        about = describe_file(path)
         _check_encoder(path, about, transform)
         stat = path.stat()
         fingerprint = digest(str(path), stat.st_size, stat.st_mtime_ns)
         return PreparedReference(source.name, fingerprint, None, path, transform, about=about)
-    if not path.is_dir():
-        raise ConfigError(
-            f"there is no reference {path}: give a folder with a folder per class, or a .parquet file"
-        )
-    if job.settings.embed.embeddings:
-        raise ConfigError(
-            f"reference {path} holds images, but this run takes its features from "
-            f"{job.settings.embed.embeddings}: give the reference as .parquet with columns embedding and label"
-        )
-    about = describe_folder(path)
     # A reference is a collection like any other: scanned and scored in a run folder of its own.
     scan = ScanConfig(
         sources=(source,), part_size=job.settings.scan.part_size, max_bad=job.settings.scan.max_bad
@@ -178,6 +176,24 @@ def _prepare(job: Job, source: SourceConfig, transform: Transform) -> PreparedRe
     raw = features_of_run(job, mine, transform)
     fingerprint = digest(raw.fingerprint, about)
     return PreparedReference(source.name, fingerprint, run, None, transform, raw, about)
+
+
+def _about(job: Job, path: Path) -> dict[str, Any]:
+    """Licence and origin of a reference. Raises `ConfigError` where it is not there, or the run cannot use it."""
+    if path.is_file():
+        if path.suffix != ".parquet":
+            raise ConfigError(f"reference {path} is neither a folder of class folders nor a .parquet file")
+        return describe_file(path)
+    if not path.is_dir():
+        raise ConfigError(
+            f"there is no reference {path}: give a folder with a folder per class, or a .parquet file"
+        )
+    if job.settings.embed.embeddings:
+        raise ConfigError(
+            f"reference {path} holds images, but this run takes its features from "
+            f"{job.settings.embed.embeddings}: give the reference as .parquet with columns embedding and label"
+        )
+    return describe_folder(path)
 
 
 def _check_encoder(path: Path, about: Mapping[str, Any], transform: Transform) -> None:

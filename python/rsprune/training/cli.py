@@ -13,10 +13,10 @@ from typing import Annotated, Any
 import typer
 
 from rsprune.cli_options import COMMON, DEFAULTS, app, in_words, parameter, setting_options
-from rsprune.config import load_values
 from rsprune.errors import ConfigError
 from rsprune.locations import absolute
 from rsprune.terminal import Terminal
+from rsprune.toml import table
 from rsprune.training.config import SampleConfig, TrainConfig, checked
 
 NEEDED = ("torch", "diffusers", "accelerate")
@@ -134,6 +134,6 @@ def sample(
 
 def given_values(kind: type, section: str, flags: dict[str, Any]) -> dict[str, Any]:
     """Settings of a TOML file's section, and the flags that were given, which win."""
-    base = load_values(flags["config_file"]).get(section, {}) if flags["config_file"] else {}
+    base = table(flags["config_file"], section) if flags["config_file"] else {}
     given = {f.name: flags.get(f.name) for f in fields(kind)}
     return {**base, **{name: value for name, value in given.items() if value is not None}}
