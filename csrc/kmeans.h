@@ -37,13 +37,13 @@ int64_t kmeans_workspace_cuda(const void* x, Float type, AssignShape shape);
 void kmeans_bounds_cuda(const void* x, Float type, float* bounds, AssignShape shape, void* stream);
 
 // Adds each row of x to its cluster's sum, and 1 to its count, in row order whatever the thread count.
-//   x [points, dim], label [points] int32, negative: skip  ->  sum [clusters, dim] float64, count [clusters]
-//   int64
+//   x [points, dim], label [points] int32, -1: skip  ->  sum [clusters, dim] float64, count [clusters] int64
 void kmeans_sums_cpu(const void* x, Float type, const int32_t* label, double* sum, int64_t* count,
                      AssignShape shape);
 
 // The same on CUDA, where rows are sorted by label first; always the same additions in the same order, but
-// not the CPU's. Labels of `clusters` and more are skipped too. Needs kmeans_sums_workspace_cuda bytes.
+// not the CPU's. Labels must be from -1 to clusters - 1: they are sorted by the bits that tell these apart, and
+// nobody looks for others. Needs kmeans_sums_workspace_cuda bytes.
 void kmeans_sums_cuda(const void* x, Float type, const int32_t* label, double* sum, int64_t* count,
                       void* workspace, AssignShape shape, void* stream);
 int64_t kmeans_sums_workspace_cuda(AssignShape shape);

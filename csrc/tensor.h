@@ -37,6 +37,7 @@ struct Tensor {
   int64_t size(int i) const { return t->shape[i]; }
   int ndim() const { return t->ndim; }
   bool is_cuda() const { return t->device.type == kDLCUDA || t->device.type == kDLCUDAManaged; }
+  bool is_host() const { return t->device.type == kDLCPU || t->device.type == kDLCUDAHost; }
   bool is(DLDataTypeCode code, int bits) const {
     return t->dtype.code == code && t->dtype.bits == bits && t->dtype.lanes == 1;
   }
@@ -68,7 +69,7 @@ struct Tensor {
     return kind ? kind + std::to_string(t->dtype.bits) : "type code " + std::to_string(t->dtype.code);
   }
   std::string device_text() const {
-    if (t->device.type == kDLCPU) return "cpu";
+    if (is_host()) return "cpu";
     if (is_cuda()) return "cuda:" + std::to_string(t->device.id);
     return "device type " + std::to_string(t->device.type);
   }
@@ -102,10 +103,13 @@ inline void check_dtype(const char* name, const Tensor& tensor, DLDataTypeCode c
 
 inline void check_same_device(std::initializer_list<std::pair<const char*, const Tensor*>> tensors) {
   const auto& [first, a] = *tensors.begin();
-  for (const auto& [name, b] : tensors)
-    RSPRUNE_CHECK(a->is_cuda() == b->is_cuda() && a->t->device.id == b->t->device.id, name,
-                  " must be on the same device as ", first, ", ", a->device_text(), ", got ",
+  for (const auto& [name, b] : tensors) {
+    RSPRUNE_CHECK(b->is_host() || b->is_cuda(), name, " must be on the CPU or a CUDA device, got ",
                   b->device_text());
+    const bool same = a->is_cuda() ? b->is_cuda() && a->t->device.id == b->t->device.id : b->is_host();
+    RSPRUNE_CHECK(same, name, " must be on the same device as ", first, ", ", a->device_text(), ", got ",
+                  b->device_text());
+  }
 }
 
 }  // namespace rsprune

@@ -1,5 +1,8 @@
 """What is wrong is said by name, and nothing is written."""
 
+import ctypes
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -103,6 +106,50 @@ def test_sums_check_labels():
     assert (sums == 0).all()
 
 
+class Elsewhere:
+    """A tensor that says it lies on a device which neither kernel can reach."""
+
+    def __init__(self, tensor: torch.Tensor, kind: int):
+        self.tensor, self.kind = tensor, kind
+
+    def __dlpack_device__(self):
+        return self.kind, 0
+
+    def __dlpack__(self, **_):
+        capsule = torch.utils.dlpack.to_dlpack(self.tensor)
+        pointer = ctypes.pythonapi.PyCapsule_GetPointer
+        pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+        # DLTensor: the pointer to the data, then the type of the device.
+        ctypes.c_int32.from_address(pointer(capsule, b"dltensor") + 8).value = self.kind
+        return capsule
+
+
+@pytest.mark.parametrize("kind", [8, 10, 14])  # Metal, ROCm, oneAPI
+def test_memory_of_other_devices_is_not_touched(kind):
+    labels, distances = np.zeros(4, np.int32), np.zeros(4, np.float32)
+    there = Elsewhere(torch.from_numpy(C), kind)
+    with pytest.raises(ValueError, match=f"centers must be on the CPU or a CUDA device, got device type {kind}"):
+        _C.kmeans_assign(X, there, labels, distances)
+    valid = Elsewhere(torch.ones(2, 8, 8, dtype=torch.uint8), kind)
+    out = np.full((2, 1, 1, 1), 7, np.float32)
+    with pytest.raises(ValueError, match="valid must be on the CPU or a CUDA device"):
+        _C.patch_entropy(U8[..., None], valid, None, out, 8)
+    assert (out == 7).all()
+
+
+def test_pinned_memory_is_memory_of_the_host():
+    """Whatever number its device has."""
+    labels, distances = np.zeros(4, np.int32), np.zeros(4, np.float32)
+    _C.kmeans_assign(X, Elsewhere(torch.from_numpy(C), 3), labels, distances)
+    assert (distances == 0).all()
+
+
+@pytest.mark.parametrize("patch", [8, 9, sys.maxsize])
+def test_a_patch_larger_than_the_image_is_the_image(patch):
+    image = np.random.default_rng(0).integers(0, 256, (1, 8, 8), np.uint8)
+    np.testing.assert_array_equal(patch_entropy(image, patch), patch_entropy(image, 8))
+
+
 @pytest.mark.parametrize("value", ["sse9", "AVX2"])
 def test_unknown_instruction_set(monkeypatch, value):
     monkeypatch.setenv("RSPRUNE_ISA", value)
@@ -121,8 +168,6 @@ def test_instruction_set_is_read_at_each_call(monkeypatch):
 
 def test_memory_is_released():
     """A capsule lives for the call only: no reference to the array is left behind."""
-    import sys
-
     images = np.zeros((1, 8, 8), np.uint8)
     before = sys.getrefcount(images)
     for _ in range(10):

@@ -72,6 +72,25 @@ def test_data_must_be_finite(blocks, value):
         KMeans(3, device="cpu").fit(x)
 
 
+def test_centres_on_another_device_are_named():
+    class Far(torch.Tensor):
+        device = torch.device("cuda:0")
+
+    Far.__module__ = "torch"
+    with pytest.raises(ValueError, match="init must be on the cpu, got cuda:0"):
+        KMeans(2, init=torch.zeros(2, 12).as_subclass(Far)).fit(points())
+
+
+def test_float64_copies_are_of_few_rows_where_these_are_long(monkeypatch):
+    monkeypatch.setattr(cluster_device, "_COPY_BYTES", 12 * 8 * 7)
+    x, seen = points(), []
+    split = torch.Tensor.split
+    monkeypatch.setattr(torch.Tensor, "split", lambda self, n: seen.append(n) or split(self, n))
+    found = cluster_device.mean_variance(cluster_device.Rows(x, torch.device("cpu")))
+    assert set(seen) == {7}
+    assert found == pytest.approx(x.astype(np.float64).var(axis=0).mean(), rel=1e-12)
+
+
 def test_more_clusters_than_points():
     with pytest.raises(ValueError, match=r"n_samples=5 should be >= n_clusters=8\."):
         KMeans(8, device="cpu").fit(points(5))

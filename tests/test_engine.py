@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import importlib.util
 import json
+import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -227,3 +229,36 @@ def test_a_dry_run_leaves_a_run_as_it_is(images, tmp_path, rsprune):
     before = {f: f.stat().st_mtime_ns for f in out.rglob("*")}
     assert rsprune("run", images, "-o", out, "--dry-run", "--encoder", "rcf", "--workers", 1)[0] == 0
     assert {f: f.stat().st_mtime_ns for f in out.rglob("*")} == before
+
+
+def fake_torch(cuda, devices=0):
+    there = SimpleNamespace(device_count=lambda: devices)
+    return SimpleNamespace(version=SimpleNamespace(cuda=cuda), cuda=there, __spec__="there")
+
+
+@pytest.mark.parametrize(
+    ("missing", "torch", "auto", "said"),
+    [
+        ("no CUDA device", fake_torch("13.0", 2), "cpu", "no CUDA device"),
+        (None, None, "cpu", "PyTorch is not installed"),
+        (None, fake_torch(None), "cpu", "PyTorch is installed without CUDA"),
+        (None, fake_torch("13.0", 0), "cpu", "PyTorch finds 0 CUDA devices"),
+        (None, fake_torch("13.0", 2), "cuda", None),
+    ],
+)
+def test_cuda_is_chosen_only_where_all_that_computes_on_it_can(monkeypatch, missing, torch, auto, said):
+    monkeypatch.setattr(rsprune, "cuda_unavailable", lambda: missing)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    if torch is None:
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert engine.choose_device("auto") == auto
+    if said is None:
+        assert engine.choose_device("cuda:1") == "cuda:1"
+        with pytest.raises(ConfigError, match="--device cuda:2 cannot run here: PyTorch finds 2 CUDA devices"):
+            engine.choose_device("cuda:2")
+    else:
+        with pytest.raises(ConfigError, match=f"--device cuda cannot run here: {said}; use --device cpu"):
+            engine.choose_device("cuda")
+    for wrong in ("cuda:x", "cuda:", "cudax", "gpu"):
+        with pytest.raises(ConfigError, match="give auto, cpu, cuda or cuda:INDEX"):
+            engine.choose_device(wrong)

@@ -140,9 +140,6 @@ template <typename T, typename Real>
 void load_masked_row(const T* image, const uint8_t* valid, int64_t y, const TextureShape& s,
                      const Row<Real>& row) {
   const T* from = image + y * s.width * s.channels;
-  if (!valid) {
-    return;
-  }
   for (int64_t x = 0, i = 0; x < s.width; ++x)
     for (int64_t c = 0; c < s.channels; ++c, ++i) {
       row.ok[i] = valid[y * s.width + x] != 0;

@@ -50,7 +50,8 @@ RSPRUNE_INLINE int column_of(float packed) {
 struct BestTwo {
   float best, second;
   RSPRUNE_INLINE static BestTwo none() { return {-INFINITY, -INFINITY}; }
-  // A NaN changes nothing: maximum and minimum of IEEE 754-2008 prefer the number.
+  // Of a NaN and a number maximum and minimum (IEEE 754-2008) give the number: the best stays, and the second
+  // becomes as good, so that nothing is proven of that row.
   RSPRUNE_INLINE void add(float packed) {
     second = fmaxf(second, fminf(packed, best));
     best = fmaxf(packed, best);

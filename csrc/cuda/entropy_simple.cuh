@@ -1,4 +1,4 @@
-// Plain kernel for every shape and architecture, and the reference for the fast one.
+// Plain kernel for every shape, and the reference for the fast one.
 #pragma once
 #include "cuda/entropy_term.cuh"
 

@@ -1,6 +1,6 @@
 // Two kernels: scores in float32 with the best two of each row, which prove most labels, and a pass of one
 // warp per row that measures the distance to a proven centre and decides the others in float64, exactly if
-// need be. Plain FMA code for every architecture; the reference for faster ones.
+// need be. Plain FMA code; the reference for faster ones.
 #pragma once
 #include "cuda/exact_rows.cuh"
 #include "kmeans.h"
@@ -103,7 +103,7 @@ __global__ void __launch_bounds__(kThreads)
     }
     const int64_t row = first + ty * kSide + r;
     if (tx != 0 || row >= s.points) continue;
-    // The bound of csrc/cpu/kmeans.cpp without its storage terms: the inputs are used as they are.
+    // The bound of csrc/cpu/kmeans_screen.cpp without its storage terms: the inputs are used as they are.
     const double y = point_norm[ty * kSide + r], n = static_cast<double>(s.dim + 3) * 0x1p-24;
     const double magnitude = y * c + 0.5 * c * c;
     const double underflow = 0x1p-125 * static_cast<double>(s.dim + 2) * (1 + y + c);

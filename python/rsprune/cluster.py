@@ -205,7 +205,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
     ) -> np.ndarray:
         n, dim = shape
         if not isinstance(self.init, str):
-            centers = np.array(_to_host(self.init), np.float32, order="C")
+            centers = np.array(_to_host(self.init, "init"), np.float32, order="C")
             if centers.shape != (self.n_clusters, dim):
                 raise ValueError(
                     f"init must have shape [{self.n_clusters}, {dim}], got {list(centers.shape)}"
@@ -234,12 +234,12 @@ def _to_torch(x: Any) -> Any:
     return x if x.dtype in (torch.float32, torch.float16, torch.bfloat16) else x.float()
 
 
-def _to_host(x: Any) -> Any:
+def _to_host(x: Any, name: str = "X") -> Any:
     """A PyTorch or CuPy array as NumPy, where that needs no copy between devices."""
     module = type(x).__module__.partition(".")[0]
     if module == "cupy" or (module == "torch" and x.device.type != "cpu"):
         raise ValueError(
-            f"X must be on the cpu, got {getattr(x, 'device', module)}; move it with .cpu() or .get()"
+            f"{name} must be on the cpu, got {getattr(x, 'device', module)}; move it with .cpu() or .get()"
         )
     if module == "torch":
         x = x.detach()

@@ -13,7 +13,7 @@ from rsprune import _C
 from rsprune.ops import kmeans_assign
 
 _BLOCK_BYTES = 1 << 28  # of rows that are streamed; two such blocks are on the device at a time
-_CHECK_ROWS = 1 << 16  # rows looked at together where float64 copies are made
+_COPY_BYTES = 1 << 28  # of a float64 copy of rows; there are two at a time
 _FREE_SHARE = 0.7  # of free device memory that resident rows may take
 
 
@@ -109,14 +109,16 @@ class Rows:
                 copied[b].record(copy)
 
         with torch.cuda.device(self.device):
-            send(0)
-            for i, rows in enumerate(slices):
-                compute.wait_event(copied[i % 2])
-                if i + 1 < len(slices):
-                    send(i + 1)
-                yield rows, blocks[i % 2][: rows.stop - rows.start]
-                used[i % 2].record(compute)
-            compute.wait_stream(copy)
+            try:
+                send(0)
+                for i, rows in enumerate(slices):
+                    compute.wait_event(copied[i % 2])
+                    if i + 1 < len(slices):
+                        send(i + 1)
+                    yield rows, blocks[i % 2][: rows.stop - rows.start]
+                    used[i % 2].record(compute)
+            finally:  # also where nobody asks for the next block: what has the memory next must wait for the copy
+                compute.wait_stream(copy)
 
 
 def fit(
@@ -165,8 +167,7 @@ def check_finite(rows: Rows) -> None:
     """Raises:
     ValueError: A value is NaN or infinite."""
     for _, block in rows:
-        for first in range(0, len(block), _CHECK_ROWS):
-            part = block[first : first + _CHECK_ROWS]
+        for part in block.split(_copied_rows(rows)):
             if not torch.isfinite(part).all():
                 what = "NaN" if torch.isnan(part).any() else "infinity or a value too large for float32"
                 raise ValueError(f"Input X contains {what}; KMeans needs finite values.")
@@ -176,14 +177,18 @@ def mean_variance(rows: Rows) -> float:
     """Variance of each feature, averaged over the features."""
     total = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
     for _, block in rows:
-        for first in range(0, len(block), _CHECK_ROWS):
-            total += block[first : first + _CHECK_ROWS].double().sum(0)
+        for part in block.split(_copied_rows(rows)):
+            total += part.double().sum(0)
     mean = total / len(rows)
     squares = torch.zeros((), dtype=torch.float64, device=rows.device)
     for _, block in rows:
-        for first in range(0, len(block), _CHECK_ROWS):
-            squares += (block[first : first + _CHECK_ROWS].double() - mean).square().sum()
+        for part in block.split(_copied_rows(rows)):
+            squares += (part.double() - mean).square().sum()
     return float(squares) / (rows.shape[0] * rows.shape[1])
+
+
+def _copied_rows(rows: Rows) -> int:
+    return max(1, _COPY_BYTES // (8 * max(rows.shape[1], 1)))
 
 
 def _assign(

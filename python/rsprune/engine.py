@@ -6,7 +6,9 @@ Every part is computed on one thread, so that the same bytes come out of any num
 from __future__ import annotations
 
 import errno
+import importlib.util
 import os
+import re
 import signal
 import threading
 import time
@@ -49,18 +51,32 @@ def choose_device(wanted: str) -> str:
     Raises:
       ConfigError: CUDA was asked for and cannot run.
     """
-    from rsprune import cuda_unavailable
-
     if wanted == "cpu":
         return wanted
-    if wanted != "auto" and not wanted.startswith("cuda"):
+    if not (found := re.fullmatch(r"auto|cuda(?::(\d{1,4}))?", wanted)):
         raise ConfigError(f"device is {wanted!r}: give auto, cpu, cuda or cuda:INDEX")
-    reason = cuda_unavailable()
+    reason = _no_cuda(int(found[1] or 0))
     if wanted == "auto":
         return "cpu" if reason else "cuda"
     if reason:
         raise ConfigError(f"--device {wanted} cannot run here: {reason}; use --device cpu")
     return wanted
+
+
+def _no_cuda(index: int) -> str | None:
+    """Why CUDA device `index` cannot be used, in words; None where it can."""
+    from rsprune import cuda_unavailable
+
+    if reason := cuda_unavailable():
+        return reason
+    if importlib.util.find_spec("torch") is None:  # which carries images and features to and fro
+        return "PyTorch is not installed"
+    import torch
+
+    if torch.version.cuda is None:
+        return "PyTorch is installed without CUDA"
+    count = torch.cuda.device_count()
+    return None if index < count else f"PyTorch finds {count} CUDA devices"
 
 
 def map_parts(function: Callable[[T], R], tasks: Sequence[T], workers: int) -> Iterator[R | Failed[T]]:
