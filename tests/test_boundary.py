@@ -128,7 +128,9 @@ class Elsewhere:
 def test_memory_of_other_devices_is_not_touched(kind):
     labels, distances = np.zeros(4, np.int32), np.zeros(4, np.float32)
     there = Elsewhere(torch.from_numpy(C), kind)
-    with pytest.raises(ValueError, match=f"centers must be on the CPU or a CUDA device, got device type {kind}"):
+    with pytest.raises(
+        ValueError, match=f"centers must be on the CPU or a CUDA device, got device type {kind}"
+    ):
         _C.kmeans_assign(X, there, labels, distances)
     valid = Elsewhere(torch.ones(2, 8, 8, dtype=torch.uint8), kind)
     out = np.full((2, 1, 1, 1), 7, np.float32)

@@ -182,6 +182,23 @@ def test_windows_of_images_in_one_file_are_of_different_ground(tmp_path, kind):
     assert not any(i >= 0 for i in found(Footprints.of([manifest(path, tile=64)])))
 
 
+def test_windows_of_a_shard_are_selected_as_those_of_its_files(tmp_path):
+    images = {f"{name}.png": encoded(texture(128, 128, seed=i)) for i, name in enumerate("abcd")}
+    (tmp_path / "files").mkdir()
+    for name, data in images.items():
+        (tmp_path / "files" / name).write_bytes(data)
+    write_shard(tmp_path / "s.tar", images)
+    kept = []
+    for source in ("files", "s.tar"):
+        line = ("run", tmp_path / source, "-o", tmp_path / f"run-{source}", "--tile", 32, "--encoder", "rcf")
+        done = rsprune(*line, "--n", 20, "--near-duplicate", 2)
+        assert done.returncode == 0, done.stderr
+        kept.append([id.replace(".png", "") for id in of(tmp_path / f"run-{source}", "kept")])
+        assert not of(tmp_path / f"run-{source}", "spatial_duplicate")
+    assert kept[0] == kept[1]
+    assert len(kept[0]) == 20
+
+
 def test_a_time_series_from_files(tmp_path):
     rng = np.random.default_rng(0)
     for place in range(6):

@@ -254,7 +254,9 @@ def test_cuda_is_chosen_only_where_all_that_computes_on_it_can(monkeypatch, miss
     assert engine.choose_device("auto") == auto
     if said is None:
         assert engine.choose_device("cuda:1") == "cuda:1"
-        with pytest.raises(ConfigError, match="--device cuda:2 cannot run here: PyTorch finds 2 CUDA devices"):
+        with pytest.raises(
+            ConfigError, match="--device cuda:2 cannot run here: PyTorch finds 2 CUDA devices"
+        ):
             engine.choose_device("cuda:2")
     else:
         with pytest.raises(ConfigError, match=f"--device cuda cannot run here: {said}; use --device cpu"):

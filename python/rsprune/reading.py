@@ -57,6 +57,11 @@ def item_of(row: Mapping[str, Any]) -> Item:
     return Item(row["id"], row["uri"], window, row.get("member"), row.get("stamp") or "")
 
 
+def place(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """What sorts manifest rows so that windows of one image come together, row by row, and it is opened once."""
+    return row["uri"], row["member"] or "", row["y"] or 0, row["x"] or 0
+
+
 def open_sources(configs: Sequence[SourceConfig]) -> list[Source]:
     """The sources of a run; ids carry the source's name where there are several."""
     return [open_source(c, prefix=f"{c.name}/" if len(configs) > 1 else "") for c in configs]

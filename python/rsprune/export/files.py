@@ -15,7 +15,7 @@ from rsprune.crops import crop
 from rsprune.errors import UnreadableImage
 from rsprune.export.folder import Folder
 from rsprune.export.names import names
-from rsprune.reading import Reader, item_of
+from rsprune.reading import Reader, item_of, place
 from rsprune.sources import ids, store
 from rsprune.sources.originals import beside
 from rsprune.sources.sidecars import stem_of
@@ -58,7 +58,7 @@ def _plan(rows: Sequence[Mapping[str, Any]], reader: Reader, failed: dict[str, s
     """Files to write by their path in the export, those of one scene together; adds to `failed` by id."""
     files: dict[str, _File] = {}
     # Sorted, so that of two ids that ask for one name always the same one gets it.
-    for row in sorted(rows, key=lambda r: (r["uri"], r["y"] or 0, r["x"] or 0, r["id"])):
+    for row in sorted(rows, key=lambda r: (*place(r), r["id"])):
         source, item = ids.decode(row["uri"]), item_of(row)
         try:
             if item.window is not None:

@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageOps
 
 from rsprune.columns import Columns
-from rsprune.reading import COLUMNS, Reader
+from rsprune.reading import COLUMNS, Reader, place
 
 THUMBNAIL = 64  # pixels
 SMALL = 40  # pixels, in the picture that the maps take their tiles from
@@ -40,8 +40,7 @@ class Thumbnails(dict[int, "Image.Image | None"]):
         except Exception:
             return  # as below: the collection has moved away
         listed = zip(self, columns.pick("scan", COLUMNS, list(self)).to_pylist(), strict=True)
-        # In this order the windows of one scene come together, row by row.
-        in_order = sorted(listed, key=lambda r: (r[1]["source"], r[1]["uri"], r[1]["y"] or 0, r[1]["x"] or 0))
+        in_order = sorted(listed, key=lambda r: (r[1]["source"], *place(r[1])))
         for _ in progress(self._read(reader, in_order), "report", len(in_order)):
             pass
 
