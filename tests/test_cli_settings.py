@@ -114,16 +114,17 @@ def test_a_file_of_settings_that_makes_no_sense(tmp_path, text, said):
     assert done.stderr.count("\n") == 1
 
 
-def test_paths_in_a_file_of_settings_hold_in_every_folder(tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("sources", "name"), [('[scan]\nsources = ["in/"]', "in"), ('[[scan.sources]]\npath = "in/"', "")]
+)
+def test_paths_in_a_file_of_settings_hold_in_every_folder(tmp_path, monkeypatch, sources, name):
     images(tmp_path / "in", 12)
     features(tmp_path / "x.npy", 12)
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "c.toml").write_text(
-        '[scan]\nsources = ["in/"]\n[embed]\nembeddings = "x.npy"\n[select]\nn = 3'
-    )
+    (tmp_path / "c.toml").write_text(f'{sources}\n[embed]\nembeddings = "x.npy"\n[select]\nn = 3')
     done = rsprune("run", "-o", "run", "--config", "c.toml")
     assert done.returncode == 0, done.stderr
-    assert toml.load("run/config.toml").scan.sources == (SourceConfig(str(tmp_path / "in"), "in"),)
+    assert toml.load("run/config.toml").scan.sources == (SourceConfig(str(tmp_path / "in"), name),)
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     assert export(Run.open("../run"), "kept", "copy").count == 3
