@@ -42,8 +42,8 @@ void kmeans_sums_cpu(const void* x, Float type, const int32_t* label, double* su
                      AssignShape shape);
 
 // The same on CUDA, where rows are sorted by label first; always the same additions in the same order, but
-// not the CPU's. Labels must be from -1 to clusters - 1: they are sorted by the bits that tell these apart, and
-// nobody looks for others. Needs kmeans_sums_workspace_cuda bytes.
+// not the CPU's. Labels must be from -1 to clusters - 1: they are sorted by the bits that tell these apart,
+// and nobody looks for others. Needs kmeans_sums_workspace_cuda bytes.
 void kmeans_sums_cuda(const void* x, Float type, const int32_t* label, double* sum, int64_t* count,
                       void* workspace, AssignShape shape, void* stream);
 int64_t kmeans_sums_workspace_cuda(AssignShape shape);

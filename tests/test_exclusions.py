@@ -15,6 +15,7 @@ from rsprune.config import SelectConfig
 from rsprune.run import Run
 from rsprune.selection import decide
 from rsprune.stages.exclusions import Exclusion, leaks
+from shard_files import write_shard
 
 
 def test_leaks_by_content_and_by_cosine():
@@ -125,6 +126,20 @@ def test_windows_and_bands_are_read_as_those_of_the_pool(tmp_path):
     leaked = of(tmp_path / "run", "reference_leak")
     assert len(leaked) == 9
     assert all(id.startswith("a.tif#") for id in leaked)
+
+
+def test_a_set_in_a_store_and_shards_by_pattern(tmp_path):
+    fs = pytest.importorskip("fsspec").filesystem("memory")
+    fs.store.clear()
+    for i in range(9):
+        scene(tmp_path / f"in/{i}.tif", east=10_000 * i, seed=i)
+    for i in (2, 5):
+        fs.pipe_file(f"/held/x/{i}.tif", (tmp_path / f"in/{i}.tif").read_bytes())
+    write_shard(tmp_path / "held-0.tar", {"seven.tif": (tmp_path / "in/7.tif").read_bytes()})
+    given = ("--exclude-from", "memory://held", "--exclude-from", f"{tmp_path}/held-*.tar=shards")
+    done = rsprune("run", tmp_path / "in", "-o", tmp_path / "run", "--n", 2, "--near-duplicate", 2, *given)
+    assert done.returncode == 0, done.stderr
+    assert set(of(tmp_path / "run", "reference_leak")) == {"2.tif", "5.tif", "7.tif"}
 
 
 @pytest.mark.parametrize(

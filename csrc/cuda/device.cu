@@ -15,7 +15,9 @@ const char* cuda_unavailable() {
     able = able || major >= kOldestMajor;
   }
   if (error == cudaSuccess)
-    return able ? nullptr : count > 0 ? "no CUDA device of compute capability 8.0 or later" : "no CUDA device";
+    return able        ? nullptr
+           : count > 0 ? "no CUDA device of compute capability 8.0 or later"
+                       : "no CUDA device";
   cudaGetLastError();  // an answer, not an error: leave none behind
   return cudaGetErrorString(error);
 }

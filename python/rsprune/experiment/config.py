@@ -29,9 +29,7 @@ class SceneConfig:
     """A picture that tiles are cut from: one of `BUILT_IN`, or an 8-bit RGB file beside the experiment's."""
 
     path: str
-    stride: int = Field(
-        ge=1
-    )  # pixels between tiles of the pool; others lie twice as far apart, a tile at least
+    stride: int = Field(ge=1)  # pixels between tiles of the pool; of held-out ones see `regions.split`
     block: int = Field(ge=16)  # side (pixels) of the squares that belong to one region
 
     @property
