@@ -12,14 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from decided import rsprune
 from rsprune.errors import ConfigError
 from rsprune.export import MARKER, export
 from rsprune.files import write_table
-from rsprune.run import Run
 from rsprune.sources import ids
 from run_folder import HOSTILE, make_run, make_window_run
-from shard_files import png
 
 WINDOWS = [(0, 0, 64, 64), (64, 0, 64, 64), (0, 64, 64, 64), (100, 60, 64, 64)]
 
@@ -309,36 +306,6 @@ def test_full_disk_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "copyfileobj", full)
     with pytest.raises(ConfigError, match=r"cannot write to .*out: No space left on device"):
         export(run, tmp_path / "out", "copy")
-
-
-def test_images_of_a_store_are_read_once_and_not_linked(tmp_path, monkeypatch):
-    fs = pytest.importorskip("fsspec").filesystem("memory")
-    fs.store.clear()
-    for i in range(6):
-        fs.pipe_file(f"/kept/{i}.png", png(i))
-        fs.pipe_file(f"/kept/{i}.txt", b"caption")
-    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(6, 12)).astype(np.float32))
-    given = ("--embeddings", tmp_path / "x.npy", "--entropy-drop", 0, "--n", 4)
-    done = rsprune("run", "memory://kept", "-o", tmp_path / "run", *given)
-    assert done.returncode == 0, done.stderr
-    run, read = Run.open(tmp_path / "run"), []
-    whole = type(fs).cat_file
-
-    def cat_file(self, path, start=None, end=None, **kwargs):
-        read.append((path, start))
-        return whole(self, path, start, end, **kwargs)
-
-    monkeypatch.setattr(type(fs), "cat_file", cat_file)
-    assert export(run, tmp_path / "out", "copy").count == 4
-    expected = {f"{Path(id).stem}.{e}" for id in run.kept_ids for e in ("png", "txt")}
-    found = tree(tmp_path / "out")
-    assert set(found) == {*expected, MARKER}
-    assert {name: data for name, data in found.items() if name != MARKER} == {
-        name: fs.store[f"/kept/{name}"].getvalue() for name in expected
-    }
-    assert len(read) == len(set(read)) >= 8
-    with pytest.raises(ConfigError, match="images in a store are no files to link to"):
-        export(run, tmp_path / "linked", "symlink")
 
 
 def test_windows_are_not_linked(tmp_path):

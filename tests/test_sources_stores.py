@@ -6,14 +6,18 @@ import threading
 import warnings
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from decided import rsprune
 from image_files import encoded, source_of, texture, write_tiff
 from rsprune.config import SourceConfig
 from rsprune.errors import ConfigError, StoreError, UnreadableImage
+from rsprune.export import MARKER, export
 from rsprune.locations import absolute, source_scheme, source_values
+from rsprune.run import Run
 from rsprune.sources import ids, store
 from shard_files import png, write_shard, write_table
 from test_sources_tar import items, refusals
@@ -339,6 +343,32 @@ class TestRetries:
         )
         with pytest.raises(StoreError, match="TimeoutError"):
             source_of("memory://c/s.tar").items()
+
+
+def test_images_of_a_store_are_read_once_and_not_linked(memory, tmp_path, monkeypatch):
+    fs = fsspec.filesystem("memory")
+    for i in range(6):
+        memory(f"/kept/{i}.png", png(i))
+        memory(f"/kept/{i}.txt", b"caption")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(size=(6, 12)).astype(np.float32))
+    given = ("--embeddings", tmp_path / "x.npy", "--entropy-drop", 0, "--n", 4)
+    done = rsprune("run", "memory://kept", "-o", tmp_path / "run", *given)
+    assert done.returncode == 0, done.stderr
+    run, read = Run.open(tmp_path / "run"), []
+    whole = type(fs).cat_file
+
+    def cat_file(self, path, start=None, end=None, **kwargs):
+        read.append((path, start))
+        return whole(self, path, start, end, **kwargs)
+
+    monkeypatch.setattr(type(fs), "cat_file", cat_file)
+    assert export(run, tmp_path / "out", "copy").count == 4
+    expected = {f"{Path(id).stem}.{e}" for id in run.kept_ids for e in ("png", "txt")}
+    found = {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir() if path.name != MARKER}
+    assert found == {name: fs.store[f"/kept/{name}"].getvalue() for name in expected}
+    assert len(read) == len(set(read)) >= 8
+    with pytest.raises(ConfigError, match="images in a store are no files to link to"):
+        export(run, tmp_path / "linked", "symlink")
 
 
 def test_what_is_not_there_names_the_extra(monkeypatch):
