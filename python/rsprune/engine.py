@@ -51,11 +51,13 @@ def choose_device(wanted: str) -> str:
     Raises:
       ConfigError: CUDA was asked for and cannot run.
     """
+    from rsprune import cuda_unavailable
+
     if wanted == "cpu":
         return wanted
     if not (found := re.fullmatch(r"auto|cuda(?::(\d{1,4}))?", wanted)):
         raise ConfigError(f"device is {wanted!r}: give auto, cpu, cuda or cuda:INDEX")
-    reason = _no_cuda(int(found[1] or 0))
+    reason = cuda_unavailable() or torch_lacks_cuda(int(found[1] or 0))
     if wanted == "auto":
         return "cpu" if reason else "cuda"
     if reason:
@@ -63,12 +65,8 @@ def choose_device(wanted: str) -> str:
     return wanted
 
 
-def _no_cuda(index: int) -> str | None:
-    """Why CUDA device `index` cannot be used, in words; None where it can."""
-    from rsprune import cuda_unavailable
-
-    if reason := cuda_unavailable():
-        return reason
+def torch_lacks_cuda(index: int) -> str | None:
+    """Why PyTorch cannot use CUDA device `index`, in words; None where it can."""
     if importlib.util.find_spec("torch") is None:  # which carries images and features to and fro
         return "PyTorch is not installed"
     import torch

@@ -12,6 +12,7 @@ import torch
 
 from rsprune.encoders import check_rgb
 from rsprune.encoders.preprocess import Preprocessing, padded, pooled
+from rsprune.engine import torch_lacks_cuda
 from rsprune.errors import ConfigError
 
 
@@ -105,7 +106,6 @@ def torch_device(device: str) -> str:
         chosen = None
     if chosen is None or chosen.type not in ("cpu", "cuda"):
         raise ConfigError(f"there is no device {device!r}: give auto, cpu, cuda or cuda:1")
-    if chosen.type == "cuda" and (chosen.index or 0) >= (n := torch.cuda.device_count()):
-        reason = f"finds {n} CUDA devices" if torch.version.cuda else "is a build without CUDA"
-        raise ConfigError(f"device {device} cannot be used because PyTorch {reason}: give --device cpu")
+    if chosen.type == "cuda" and (reason := torch_lacks_cuda(chosen.index or 0)):
+        raise ConfigError(f"device {device} cannot be used because {reason}: give --device cpu")
     return str(chosen)
