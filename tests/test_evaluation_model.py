@@ -189,3 +189,10 @@ def test_a_reference_of_several_sizes_is_refused(rsprune, trained, tmp_path):
     code, _, error = rsprune("evaluate", trained / "model", "--reference", tmp_path)
     assert code == 2
     assert "give images of one size, or --tile" in error
+
+
+@pytest.mark.parametrize(("flags", "named"), [(("--training", "x"), "training"), (("--k", "7"), "k")])
+def test_what_is_for_images_is_refused_where_none_are_drawn(trained, rsprune, flags, named):
+    code, _, error = rsprune("evaluate", trained / "model", "--reference", trained / "held-out", *flags)
+    assert code == 2
+    assert f"--{named} is for images, and of a model only the held-out loss is measured" in error

@@ -173,12 +173,14 @@ def test_the_text_shows_every_seed_and_names_the_corrected(finished):
 
 
 def test_another_experiment_is_refused(finished):
-    from rsprune.experiment.runner import experiment
+    from rsprune.experiment.runner import experiment, results_so_far
 
     settings, out, _, _ = finished
     other = replace(settings, training={**settings.training, "learning_rate": 0.1})
     with pytest.raises(ConfigError, match="holds an experiment with other data, training or measurements"):
         experiment(other, out)
+    with pytest.raises(ConfigError, match="holds an experiment with other data, training or measurements"):
+        results_so_far(other, out)
     arms = (settings.arms[0], replace(settings.arms[1], name="rsprune 25", keep=0.5))
     with pytest.raises(ConfigError, match="was trained on another selection than 'rsprune 25' now makes"):
         experiment(replace(settings, arms=arms, primary=()), out)
@@ -198,6 +200,17 @@ def test_runs_of_another_machine_are_not_gone_on_with(finished, tmp_path):
     result = json.loads(path.read_text())
     result["about"]["machine"] = "Abacus 1"
     path.write_text(json.dumps(result))
+    with pytest.raises(ConfigError, match=r"was trained on another machine \(Abacus 1; this is "):
+        experiment(settings, copy)
+    path.unlink()  # as if it had not come to its end
+    begun = path.with_name("begun.json")
+    assert (
+        json.loads(begun.read_text())["machine"]
+        == json.loads((path.parents[1] / RUNS[1] / "begun.json").read_text())["machine"]
+    )
+    begun.write_text(json.dumps({"machine": "Abacus 1"}))
+    assert experiment(settings, copy, minutes=0)["done"] == 3
+    (path.parent / "model/checkpoint-2").mkdir()
     with pytest.raises(ConfigError, match=r"was trained on another machine \(Abacus 1; this is "):
         experiment(settings, copy)
 
@@ -256,6 +269,9 @@ def test_models_are_fine_tuned_alike_and_beside_fresh_weights(finished, monkeypa
         ready(tuned, out, ["full"], [1], say=print)
     arm.write_text(given)
     assert len(ready(tuned, out, ["full"], [1], say=print)) == 2
+    moved = out.rename(out.with_name("moved"))  # and all is as it was
+    assert all(tuning.done for tuning in ready(tuned, moved, ["full"], [1], say=print))
+    moved.rename(out)
     # Cut in the middle of a picture's tiles, and asked for again: all are there.
     shutil.rmtree(out / "data/downstream/train")
     with monkeypatch.context() as patch:
@@ -309,6 +325,8 @@ def test_arms_that_come_later_get_floors_too(tmp_path, monkeypatch):
     assert {row["arm"] for row in first} == {"real: second half", "real: full"}
     assert {row["arm"] for row in both} == {"real: second half", "real: full", "real: rsprune 25 %"}
     assert both[: len(first)] == first
+    assert {row["n_generated"] for row in both if row["arm"] != "real: second half"} == {12}
+    assert all(row["n_generated"] <= 12 for row in both)
     assert again == both
     for row in (stale := json.loads(json.dumps(both))):
         if row["arm"] == "real: full":

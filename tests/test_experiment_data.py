@@ -14,6 +14,7 @@ import experiment_case
 from rsprune import demo
 from rsprune.errors import ConfigError
 from rsprune.experiment import imagery
+from rsprune.experiment.arms import _settings as arm_settings
 from rsprune.experiment.arms import reweighted
 from rsprune.experiment.config import (
     REGIONS,
@@ -25,6 +26,7 @@ from rsprune.experiment.config import (
     load,
 )
 from rsprune.experiment.faults import plant
+from rsprune.experiment.prepare import Prepared
 from rsprune.experiment.references import KINDS, build
 from rsprune.experiment.regions import deal, split
 
@@ -71,6 +73,13 @@ def test_blocks_are_dealt_by_share_in_every_row():
     for row in dealt:
         np.testing.assert_allclose([(row == r).sum() for r in range(4)], [12, 4, 2, 2], atol=1)
     assert (deal(10, 20, np.array([0.6, 0.2, 0.1, 0.1]), seed=1) != dealt).any()
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(2, 2), (1, 5), (2, 3)])
+def test_of_few_blocks_every_region_gets_one(rows, columns):
+    dealt = deal(rows, columns, np.array([0.6, 0.2, 0.1, 0.1]), seed=0)
+    assert set(dealt.ravel()) == {0, 1, 2, 3}
+    assert 3 not in deal(rows, columns, np.array([0.6, 0.3, 0.1, 0.0]), seed=0)
 
 
 def test_a_picture_that_is_too_small_is_refused():
@@ -174,6 +183,31 @@ def test_weights_give_parts_the_shares_of_the_kept():
     np.testing.assert_allclose(reweighted(Run()), [0.25, 0.25, 0.25, 0.25, 1, 1, 0, 0])
 
 
+@pytest.fixture
+def prepared(tmp_path):
+    """The data of an experiment whose encoder learns nothing, so that its features are written once."""
+    data = Prepared(tmp_path / "data")
+    for name in ("pool", "labelled"):
+        (data.path / name).mkdir(parents=True)
+    np.save(data.path / "features.npy", np.zeros((2, 3), np.float32))
+    (data.path / "labelled.parquet").touch()
+    return data
+
+
+def test_an_arm_is_given_features_unless_it_has_an_encoder_of_its_own(tmp_path, prepared):
+    """The other settings of embedding count in both."""
+    text = experiment_case.TOML.replace('"rcf"', '"lite0"\ntransform_sample = 64')
+    _, settings = experiment_case.settings(tmp_path, text)
+    found = arm_settings(settings, prepared, settings.arms[1], 0)
+    assert found.embed.embeddings == str(prepared.path / "features.npy")
+    assert found.embed.transform_sample == 64
+    assert found.cluster.reference[0].endswith("labelled.parquet=labelled")
+    own = replace(settings.arms[1], select={"embed": {"encoder": "rcf"}})
+    found = arm_settings(settings, prepared, own, 0)
+    assert (found.embed.encoder, found.embed.embeddings, found.embed.transform_sample) == ("rcf", None, 64)
+    assert found.cluster.reference[0].endswith("labelled=labelled")
+
+
 # Settings
 
 
@@ -212,6 +246,25 @@ def test_labels_tell_arms_apart():
         ("lr_warmup_steps = 2", "warmup = 2", "there is no setting warmup"),
         ("near_duplicate = 2.0", "near = 2.0", "there is no setting select.near"),
         ("title", "titel", "there is no setting titel"),
+        ('strategy = "full"', 'strategy = "full"\nname = "rsprune: 25"', "two arms would have the folder"),
+        (
+            'strategy = "full"',
+            'strategy = "full"\nname = "\u4e00"',
+            "one of the arms has a name without letters",
+        ),
+        (
+            "[reference]",
+            '[[data.scenes]]\npath = "b/picture.png"\nstride = 9\nblock = 96\n[reference]',
+            "two scenes would have the folder 'picture'",
+        ),
+        (
+            "near_duplicate = 2.0",
+            "keep = 0.5",
+            "select.keep is set by the experiment itself: give the arm's keep",
+        ),
+        ("keep = 0.25", "keep = 0.25\nselect.cluster = { reference = [] }", "cluster.reference is set by"),
+        ("[2, 4, 6]", "[2, 333, 1000]", "common divisor 1, so a run would keep 1,000 checkpoints"),
+        ('title = "Tiny"', 'device = "cuda:1"', "device"),
     ],
 )
 def test_mistakes_are_found_before_anything_runs(tmp_path, old, new, message):

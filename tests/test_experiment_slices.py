@@ -6,12 +6,14 @@ import importlib.util
 from dataclasses import replace
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
 import experiment_case
 from rsprune.errors import ConfigError
 from rsprune.experiment.config import ArmConfig, DownstreamConfig
+from rsprune.experiment.earlier import FILE, adopt, load
 
 pytestmark = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("torch", "diffusers", "accelerate")),
@@ -91,6 +93,32 @@ def test_a_third_folder_takes_the_sum(slices, tmp_path):
         assert sorted(map(str, numbers(third / "results.parquet", arm))) == sorted(
             map(str, numbers(second / "results.parquet", arm))
         )
+
+
+def test_results_of_several_slices_are_added(slices, tmp_path):
+    """Given one after the other; and what is there is looked at again when the folder goes on."""
+    from rsprune.experiment.runner import experiment
+
+    settings, first, second, _, _ = slices
+    both = pq.read_table(second / "results.parquet")
+    alone = both.filter(pc.equal(both["arm"], CHOSEN))
+    pq.write_table(alone, tmp_path / "alone.parquet")
+    out = tmp_path / "out"
+    out.mkdir()
+    adopt(tmp_path / "alone.parquet", settings, out)
+    adopt(first / "results.parquet", settings, out)
+    assert sorted(map(str, load(out).rows)) == sorted(map(str, both.to_pylist()))
+    assert load(out).done == {(arm, 0, task) for arm in (FULL, CHOSEN) for task in ("", TASK.label)}
+    adopt(first / "results.parquet", settings, out)
+    assert len(load(out).rows) == len(both)
+    table = pq.read_table(out / FILE)
+    at = table.schema.get_field_index("machine")
+    pq.write_table(table.set_column(at, "machine", pa.array(["Abacus 1"] * len(table))), out / FILE)
+    with pytest.raises(ConfigError, match=r"was trained on another machine \(Abacus 1; this is "):
+        experiment(settings, out)
+    arms = (ArmConfig("full"), ArmConfig("random", name=CHOSEN, keep=0.25))
+    with pytest.raises(ConfigError, match="has another selection under the name 'rsprune 25 %'"):
+        experiment(replace(settings, arms=arms, primary=()), out)
 
 
 def test_fine_tunings_whose_models_are_elsewhere_are_named(slices, tmp_path):

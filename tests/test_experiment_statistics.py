@@ -138,9 +138,14 @@ def test_the_picture_of_shares_shows_differences_of_the_same_seed(tmp_path):
     arms = [("full", "full", 1.0), ("reweighted", "reweighted", 0.5)]
     arms += [(f"random {100 * share:g} %", "random", share) for share in (0.1, 0.5)]
     losses = {"full": {0: 2.0, 1: 4.0}, "random 10 %": {0: 3.0, 1: 5.0, 2: 1.0}, "random 50 %": {1: 3.0}}
+    losses["other"] = {0: 9.0}  # an arm of random with settings of its own
     curves = {arm: {seed: {10: loss} for seed, loss in seeds.items()} for arm, seeds in losses.items()}
+    named = {"label": "other", "name": "other", "strategy": "random", "keep": 0.1}
     facts = {
-        "arms": [dict(zip(("label", "strategy", "keep"), arm, strict=True)) for arm in arms],
+        "arms": [
+            named,
+            *({"name": "", **dict(zip(("label", "strategy", "keep"), a, strict=True))} for a in arms),
+        ],
         "curves": {"natural": curves, "balanced": curves},
         "steps": [10],
     }

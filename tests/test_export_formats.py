@@ -15,12 +15,14 @@ from PIL import Image
 from rasterio.transform import from_origin
 
 import rsprune
+from image_files import texture, write_png
 from rsprune.config import SourceConfig
 from rsprune.errors import ConfigError
 from rsprune.export import export
 from rsprune.run import Run
 from rsprune.sources import ids, open_source
 from run_folder import make_run
+from shard_files import png, write_table
 
 FORMATS = ["list", "copy", "webdataset", "parquet", "huggingface"]
 
@@ -57,7 +59,7 @@ def tiles(folder: Path, count: int = 24) -> Path:
     return folder / "tiles"
 
 
-def prune(data: Path, folder: Path, name: str = "run", **source: object) -> Run:
+def prune(data: Path, folder: Path, name: str = "run", keep: float = 0.5, **source: object) -> Run:
     settings = {
         "scan": {"sources": [{"path": str(data), **source}]},
         "embed": {"embeddings": str(folder / "x.npy")},
@@ -65,7 +67,7 @@ def prune(data: Path, folder: Path, name: str = "run", **source: object) -> Run:
         "filter": {"autocorrelation_min": -1, "saturated_max": 1, "entropy_drop": 0},
         "select": {"near_duplicate": 2},
     }
-    return rsprune.prune([], folder / name, keep=0.5, workers=1, device="cpu", settings=settings)
+    return rsprune.prune([], folder / name, keep=keep, workers=1, device="cpu", settings=settings)
 
 
 @pytest.fixture(scope="module")
@@ -244,3 +246,51 @@ def test_a_sidecar_that_is_no_text_is_said(pruned, tmp_path):
 def test_settings_that_make_no_sense(pruned, tmp_path, format, words):
     with pytest.raises(ConfigError, match=words):
         export(pruned, tmp_path / "out", format, shard_size=0)
+
+
+def listed(folder: Path, **columns) -> Run:
+    """A run over a table in `folder`, of which everything is kept."""
+    path = write_table(folder / "t.parquet", **columns)
+    np.save(
+        folder / "x.npy", np.random.default_rng(0).normal(size=(len(columns["id"]), 8)).astype(np.float32)
+    )
+    return prune(path, folder, keep=1.0)
+
+
+def test_copies_of_rows_that_name_files_have_their_extension_and_sidecars(tmp_path):
+    for i, name in enumerate("uvw"):
+        write_png(tmp_path / f"{name}.png", texture(24, 24, seed=i))
+        (tmp_path / f"{name}.txt").write_text(name)
+    run = listed(tmp_path, id=["123", "S2.0101", "S2.0102"], path=["u.png", "v.png", "w.png"])
+    export(run, tmp_path / "out", "copy")
+    found = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir() if not p.name.startswith(".")}
+    names = {"123": "u", "S2.0101": "v", "S2.0102": "w"}
+    assert found == {
+        f"{id}.{kind}": (tmp_path / f"{name}.{kind}").read_bytes()
+        for id, name in names.items() for kind in ("png", "txt")
+    }  # fmt: skip
+
+
+def test_two_ids_that_ask_for_one_name(tmp_path):
+    """One lacks the extension that the other has."""
+    run = listed(tmp_path, id=["1", "1.png", "2"], image=[png(i) for i in range(3)])
+    export(run, tmp_path / "out", "copy")
+    found = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir() if not p.name.startswith(".")}
+    assert found == {"1.png": png(0), "1%232.png": png(1), "2.png": png(2)}
+
+
+def test_a_sidecar_that_cannot_be_read_is_said(tmp_path):
+    run = make_run(tmp_path)
+    path = Path(ids.decode(next(r["uri"] for r in run.decisions.to_pylist() if r["id"] == run.kept_ids[0])))
+    path.with_suffix(".txt").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(ConfigError, match=rf"1 of 10 kept images .*{path.stem}.txt, which cannot be read"):
+        export(run, tmp_path / "out", "copy")
+
+
+def test_where_no_image_can_be_read_that_is_said(tmp_path):
+    run = make_run(tmp_path)
+    for row in run.decisions.to_pylist():
+        Path(ids.decode(row["uri"])).unlink(missing_ok=True)
+    for format in ("webdataset", "parquet", "copy"):
+        with pytest.raises(ConfigError, match="10 of 10 kept images could not be exported"):
+            export(run, tmp_path / format, format)

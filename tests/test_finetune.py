@@ -103,6 +103,7 @@ def test_settings_are_those_of_the_foundation(trained, data):
     found = training_settings(task, {"data": str(data), "learning_rate": 1e-4})
     assert (found.resolution, found.pixel_unshuffle, found.model, found.condition) == (16, 2, "unet", "none")
     assert (found.learning_rate, found.timestep_sampling) == (1e-4, "uniform")
+    assert found.train_batch_size == 4  # not the default of training
     network = models.build(found, bands=3, resolution=16, conditions=0, given=3)
     assert network.config.block_out_channels == [8, 16]
     assert network.config.in_channels == 24

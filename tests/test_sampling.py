@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
+from diffusers import ConfigMixin, DDPMScheduler, ModelMixin
+from diffusers.configuration_utils import register_to_config
 from PIL import Image
 
 from rsprune.cli import main
 from rsprune.errors import ConfigError
 from rsprune.training.config import SampleConfig
-from rsprune.training.sample import draw, load_pipeline, write_samples
+from rsprune.training.sample import draw, load_pipeline, make_pipeline, write_samples
 from rsprune.training.train import train
 from training_case import settings, tiles
 
@@ -26,6 +30,47 @@ def models(tmp_path_factory):
 
 def drawn(pipe, **wish) -> np.ndarray:
     return np.concatenate(list(draw(pipe, SampleConfig(steps=4, **wish))))
+
+
+class Known(ModelMixin, ConfigMixin):
+    """Predicts the noise in images of independent normal values, which is known, but for an error of 2 %."""
+
+    @register_to_config
+    def __init__(self, in_channels: int = 3, out_channels: int = 3, sample_size: int = 16):
+        super().__init__()
+        self.nothing = torch.nn.Parameter(torch.zeros(1))
+        self.kept = DDPMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod
+        self.error = torch.Generator().manual_seed(0)
+
+    def forward(self, sample, timestep):
+        image = sample[:, : self.config.out_channels]
+        noise = (1 - self.kept[timestep[0]]).sqrt() * image
+        return SimpleNamespace(sample=noise + 0.02 * torch.randn(image.shape, generator=self.error))
+
+
+class Eighth:
+    """An autoencoder whose images are an eighth of its latents."""
+
+    config = SimpleNamespace(scaling_factor=1.0, shift_factor=0.0, out_channels=3)
+
+    def decode(self, code):
+        return SimpleNamespace(sample=code / 8)
+
+
+@pytest.mark.parametrize("part", ["latents", "residual"])
+def test_ddpm_draws_values_that_images_cannot_have(part):
+    """Of unit deviation, beyond -1 to 1, and not blown up by the first step, at which there is no image left."""
+    scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="epsilon")
+    given = None if part == "latents" else torch.zeros(8, 3, 16, 16)
+    network = Known() if part == "latents" else Known(in_channels=6)
+    extra = {"vae": Eighth()} if part == "latents" else {"residual": 0.125}
+    pipe = make_pipeline("unet", network, scheduler, labels=[], pixel_unshuffle=1, **extra)
+    images = pipe(
+        batch_size=8, given=given, generator=torch.Generator().manual_seed(0), output_type="pt"
+    ).images
+    values = 8 * (2 * images - 1)
+    assert values.std().item() == pytest.approx(1, abs=0.1)
+    assert values.abs().max() > 2.5
 
 
 @pytest.mark.parametrize("name", ["scenes", "ddpm"])

@@ -15,6 +15,7 @@ from rsprune.config import SourceConfig
 from rsprune.errors import ConfigError, UnreadableImage
 from rsprune.sources import harmonise, ids, open_source
 from rsprune.sources.base import Image, Window
+from shard_files import png, write_shard
 
 
 class TestIds:
@@ -191,6 +192,29 @@ class TestFolder:
         too_deep = next(item for item in items if item.id.endswith("/a/a/a/a/a"))
         with pytest.raises(UnreadableImage, match="too many"):
             source.header(too_deep)
+
+    def test_links_to_folders_that_are_not_there_are_recorded(self, tmp_path):
+        """As of a disk that is not mounted."""
+        (tmp_path / "2019").mkdir()
+        write_png(tmp_path / "2019" / "a.png")
+        (tmp_path / "2020").symlink_to(tmp_path / "mnt" / "2020")
+        source = source_of(tmp_path)
+        there, gone = source.items()
+        assert (there.id, gone.id) == ("2019/a.png", "2020")
+        with pytest.raises(UnreadableImage, match="No such file"):
+            source.header(gone)
+
+    def test_of_a_folder_of_shards_what_cannot_be_listed_is_recorded_too(self, tmp_path, monkeypatch):
+        for name in ("a", "locked"):
+            (tmp_path / name).mkdir()
+            write_shard(tmp_path / name / "0.tar", {f"{name}.png": png()})
+        (tmp_path / "away").symlink_to(tmp_path / "mnt")
+        faults.deny_listing(monkeypatch, tmp_path / "locked")
+        found = {item.id: item.why_unusable for item in source_of(tmp_path).items()}
+        assert list(found) == ["a", "away", "locked"]
+        assert found["a"] is None
+        assert "No such file" in found["away"]
+        assert found["locked"]
 
     def test_a_folder_that_cannot_be_listed_is_recorded(self, tmp_path, monkeypatch):
         write_png(tmp_path / "a.png")

@@ -54,6 +54,14 @@ def test_a_png_with_more_pixels_than_its_header_says(tmp_path):
         assert source.read(item).pixels.shape == (8, 8, 3)
 
 
+def test_a_png_with_a_second_header(tmp_path):
+    """The first says little, the second is what would be decoded."""
+    large = encoded(np.zeros((300, 300, 3), np.uint8))
+    small = encoded(np.zeros((1, 1, 3), np.uint8))
+    (tmp_path / "a.png").write_bytes(small[:33] + large[8:])
+    assert refusal(tmp_path) == "says that it has 1 x 1 pixels and then 300 x 300"
+
+
 @pytest.mark.parametrize("loop", ["to itself", "to the start", "far away"])
 def test_a_tiff_whose_directories_are_a_loop(tmp_path, loop):
     write_tiff(tmp_path / "a.tif", texture())

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from decided import rsprune
-from image_files import encoded, source_of, texture, write_tiff
+from image_files import encoded, source_of, texture, write_png, write_tiff
 from rsprune.config import SourceConfig
 from rsprune.errors import ConfigError, StoreError, UnreadableImage
 from rsprune.export import MARKER, export
@@ -343,6 +343,32 @@ class TestRetries:
         )
         with pytest.raises(StoreError, match="TimeoutError"):
             source_of("memory://c/s.tar").items()
+
+
+def test_masks_of_images_in_a_store(memory, tmp_path, monkeypatch):
+    """Beside each image and missing for one; a local one for all; one in the store for all, which is asked for once."""
+    for name in "abc":
+        memory(f"/m/{name}.png", png(0, 24))
+    clear = np.zeros((24, 24), np.uint8)
+    for name in "ab":
+        memory(f"/m/{name}_mask.png", encoded(clear))
+    write_png(tmp_path / "mask.png", clear)
+    memory("/other/mask.png", encoded(clear))
+    found, source = (
+        items("memory://m", mask="_mask.png:values=1"),
+        source_of("memory://m", mask="_mask.png:values=1"),
+    )
+    assert list(found) == ["a.png", "b.png", "c.png"]
+    assert source.read(found["a.png"]).pixels.shape == (24, 24, 3)
+    with pytest.raises(UnreadableImage, match="has a mask memory://m/c_mask.png that"):
+        source.header(found["c.png"])
+    assert [" " in found[f"{name}.png"].stamp for name in "abc"] == [True, True, False]
+    asked, info = [], store.info
+    monkeypatch.setattr(store, "info", lambda url: asked.append(url) or info(url))
+    for mask in (tmp_path / "mask.png", "memory://other/mask.png"):
+        found = items("memory://m", mask=f"{mask}:values=1")
+        assert all(" " in item.stamp for name, item in found.items() if "mask" not in name)
+    assert asked.count("memory://other/mask.png") == 1
 
 
 def test_images_of_a_store_are_read_once_and_not_linked(memory, tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ import pytest
 from image_files import source_of, texture, write_png
 from rsprune.errors import ConfigError, UnreadableImage
 from rsprune.sources.sidecars import sidecars
-from shard_files import png, write_table
+from shard_files import png, write_shard, write_table
 from test_sources_tar import items, refusals
 
 
@@ -129,6 +129,54 @@ class TestParquet:
             path.write_bytes(_with_rows(data, claimed))
             assert any(refusals(path).values())
 
+    def test_a_table_that_was_rewritten_since_it_was_listed(self, tmp_path):
+        """Its rows are others now; a window of a scene that a row names is as good as before."""
+        path = write_table(tmp_path / "t.parquet", image=[png(1), png(2)], id=["a", "b"])
+        found, source = items(path), source_of(path)
+        write_table(path, image=[png(0), png(1), png(2)], id=["0", "a", "b"])
+        for read in (source.header, source.read, source.originals):
+            with pytest.raises(UnreadableImage, match="was changed since it was listed"):
+                read(found["a"])
+        write_png(tmp_path / "scene.png")
+        (tmp_path / "l").mkdir()
+        path = write_table(tmp_path / "l/w.parquet", path=["../scene.png"], x=[0], y=[0], w=[8], h=[8])
+        (window,) = items(path).values()
+        os.utime(path, ns=(1, 1))
+        assert source_of(path).read(window).pixels.shape == (8, 8, 3)
+
+    def test_a_row_that_names_a_member_of_a_shard(self, tmp_path):
+        """The place is the shard's, so it is the shard that must not change."""
+        shard = write_shard(tmp_path / "s.tar", {"a.png": png(1), "b.png": png(2)})
+        members = {item.id: item.member for item in items(shard).values()}
+        path = write_table(tmp_path / "t.parquet", path=["s.tar"], id=["b"], member=[members["b"]])
+        (item,) = items(path).values()
+        np.testing.assert_array_equal(source_of(path).read(item).pixels, texture(24, 24, seed=2))
+        write_shard(shard, {"b.png": png(3), "a.png": png(1)})
+        with pytest.raises(UnreadableImage, match="was changed since it was listed"):
+            source_of(path).read(item)
+
+    def test_a_small_table_of_many_windows(self, tmp_path):
+        """A regular grid takes less than a byte per row; without ids windows are called as everywhere."""
+        write_png(tmp_path / "scene.png")
+        x, y = (axis.ravel() for axis in np.mgrid[:200, :200])
+        side = np.full(x.size, 8)
+        table = pa.table({"path": ["scene.png"] * x.size, "x": x, "y": y, "w": side, "h": side})
+        pq.write_table(table, tmp_path / "t.parquet", compression="zstd")
+        assert (tmp_path / "t.parquet").stat().st_size < x.size
+        found = items(tmp_path / "t.parquet")
+        assert len(found) == x.size
+        pixels = source_of(tmp_path / "t.parquet").read(found["scene.png#9,30,8,8"]).pixels
+        np.testing.assert_array_equal(pixels, texture()[30:38, 9:17])
+
+    def test_tables_of_one_name_in_several_folders(self, tmp_path):
+        for i, name in enumerate(("train", "val")):
+            (tmp_path / "pq" / name).mkdir(parents=True)
+            write_table(tmp_path / "pq" / name / "0000.parquet", image=[png(2 * i), png(2 * i + 1)])
+        expected = [f"{name}/0000.parquet%23{i}" for name in ("train", "val") for i in range(2)]
+        for pattern in ("{train,val}/0000.parquet", "{train,val}/*.parquet", "*/0000.parquet"):
+            assert list(items(tmp_path / "pq" / pattern)) == expected
+        assert next(iter(items(tmp_path / "pq/train/{0000,0000}.parquet"))) == "0000.parquet%230"
+
     def test_a_value_that_a_million_rows_repeat(self, tmp_path):
         """Some kilobytes that would be 3 GB once each row has its own copy."""
         value = pa.DictionaryArray.from_arrays(
@@ -187,6 +235,14 @@ class TestTextList:
         assert "line of more than" in said["l.txt%23000000004"]
         assert "password" in said["l.txt%23000000006"]
         assert "geheim" not in repr(list(source_of(tmp_path / "l.txt").items()))
+
+    def test_windows_without_a_pixel(self, tmp_path):
+        write_png(tmp_path / "a.png")
+        (tmp_path / "l.txt").write_text("a.png#0,0,0,4\na.png#0,0,4,0\na.png#0,0,4,4\n")
+        said = refusals(tmp_path / "l.txt")
+        assert said["a.png#0,0,4,4"] is None
+        assert said["a.png#0,0,0,4"] == "has an impossible window [0, 0, 0, 4]"
+        assert "impossible" in said["a.png#0,0,4,0"]
 
     def test_an_empty_list(self, tmp_path):
         (tmp_path / "l.txt").write_text("# nothing\n")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sqlite3
 import struct
 import tarfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from image_files import encoded, source_of, texture, write_tiff
-from rsprune.errors import ConfigError, UnreadableImage
+from rsprune.errors import ConfigError, NoSpace, UnreadableImage
 from rsprune.sources import open_source
 from rsprune.sources.base import Item
 from rsprune.sources.ordered import in_order
@@ -35,6 +37,18 @@ def refusals(path) -> dict[str, str]:
         except UnreadableImage as error:
             said[item.id] = str(error)
     return said
+
+
+def test_a_shard_that_was_rewritten_since_it_was_listed(tmp_path):
+    """With members as large in another order every place still has an image, of another name."""
+    members = {f"{i}.png": encoded(texture(24, 24, seed=i), "png", compress_level=0) for i in range(3)}
+    path = write_shard(tmp_path / "s.tar", members)
+    found, source = items(path), source_of(path)
+    write_shard(path, reversed(members.items()))
+    for read in (source.header, source.read, source.originals):
+        with pytest.raises(UnreadableImage, match="was changed since it was listed"):
+            read(found["0"])
+    np.testing.assert_array_equal(source.read(items(path)["0"]).pixels, texture(24, 24, seed=0))
 
 
 class TestKeys:
@@ -224,12 +238,35 @@ class TestHostile:
         (item,) = source.items()
         (tmp_path / "s.tar").write_bytes(b"x" * 600)
         with pytest.raises(UnreadableImage, match="it was cut"):
+            source.read(replace(item, stamp=""))  # as a row of a table names it
+        with pytest.raises(UnreadableImage, match="was changed since it was listed"):
             source.read(item)
 
 
 def _checksum(header: bytearray) -> None:
     header[148:156] = b" " * 8
     header[148:156] = f"{sum(header):06o}\0 ".encode()
+
+
+def test_where_sorting_finds_no_space_that_is_said(tmp_path, monkeypatch):
+    from rsprune.sources import ordered
+
+    connect = sqlite3.connect
+
+    class Full:
+        def __init__(self, *_, **__):
+            self.table = connect(":memory:", isolation_level=None)
+            self.close = self.table.close
+
+        def execute(self, text):
+            return self.table.execute(text)
+
+        def executemany(self, *_):
+            raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(ordered.sqlite3, "connect", Full)
+    with pytest.raises(NoSpace, match=r"\(database or disk is full\): name a larger one in .*SQLITE_TMPDIR"):
+        list(in_order([Item("a", "/a")]))
 
 
 def test_items_are_sorted_outside_of_memory():

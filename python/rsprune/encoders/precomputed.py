@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from rsprune.errors import ConfigError
 
 if TYPE_CHECKING:
     import pyarrow as pa
+    import pyarrow.parquet as pq
 
     Ids: TypeAlias = Sequence[str] | pa.ChunkedArray
 
@@ -75,37 +76,39 @@ def _from_parquet(path: Path, ids: Ids, needed: np.ndarray) -> np.ndarray:
         wanted = ids.cast(pa.large_string()).combine_chunks()
     else:
         wanted = pa.array(ids, pa.large_string())
-    out, found = None, np.zeros(len(ids), bool)
-    for keys, x in _parquet_pieces(path):
-        if out is None:
-            out = np.full((len(ids), x.shape[1]), np.nan, np.float32)
-        elif x.shape[1] != out.shape[1]:
-            raise ConfigError(
-                f"{path} has embeddings of {out.shape[1]} and of {x.shape[1]} numbers: they must agree"
-            )
+    with _open(path) as file:
+        # All ids at once: finding those of each piece anew would look through all ids for each piece.
+        keys = file.read(["id"])["id"].cast(pa.large_string())
         rows = pc.fill_null(pc.index_in(keys, value_set=wanted), -1).to_numpy()
-        known = rows >= 0
-        rows = rows[known]
-        repeated = rows[found[rows]]
-        if not len(repeated):
-            found[rows] = True
-            repeated = rows[np.bincount(rows, minlength=len(ids))[rows] > 1]
-        if len(repeated):
-            raise ConfigError(f"{path} has more than one row for the id {str(ids[repeated[0]])!r}: keep one")
-        out[rows] = x[known]
-    missing = np.flatnonzero(needed & ~found)
-    if len(missing):
-        raise ConfigError(
-            f"{path} lacks {len(missing):,} of {needed.sum():,} images, for example {str(ids[missing[0]])!r}: "
-            "its column id must hold the ids of the manifest"
-        )
+        count = np.bincount(rows[rows >= 0], minlength=len(ids))
+        if (count > 1).any():
+            raise ConfigError(
+                f"{path} has more than one row for the id {str(ids[int(count.argmax())])!r}: keep one"
+            )
+        missing = np.flatnonzero(needed & (count == 0))
+        if len(missing):
+            raise ConfigError(
+                f"{path} lacks {len(missing):,} of {needed.sum():,} images, for example {str(ids[missing[0]])!r}: "
+                "its column id must hold the ids of the manifest"
+            )
+        out, start = None, 0
+        for x in _pieces(path, file):
+            if out is None:
+                out = np.full((len(ids), x.shape[1]), np.nan, np.float32)
+            elif x.shape[1] != out.shape[1]:
+                raise ConfigError(
+                    f"{path} has embeddings of {out.shape[1]} and of {x.shape[1]} numbers: they must agree"
+                )
+            to = rows[start : start + len(x)]
+            out[to[to >= 0]] = x[to >= 0]
+            start += len(x)
     if out is None:
         raise ConfigError(f"{path} has no rows: give one per image")
     return out
 
 
-def _parquet_pieces(path: Path) -> Iterator[tuple[Any, np.ndarray]]:
-    """Pairs of ids (an Arrow string array [n]) and embeddings [n, D]."""
+def _open(path: Path) -> pq.ParquetFile:
+    """The file, which has ids and embeddings. Raises `ConfigError`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -113,25 +116,29 @@ def _parquet_pieces(path: Path) -> Iterator[tuple[Any, np.ndarray]]:
         file = pq.ParquetFile(path)
     except (pa.ArrowException, OSError) as error:
         raise ConfigError(f"{path} is not a Parquet file ({error}): write it again") from None
-    with file:
-        schema = file.schema_arrow
-        if not {"id", "embedding"} <= set(schema.names):
-            raise ConfigError(
-                f"{path} needs the columns id and embedding, it has {', '.join(schema.names)}: rename them"
-            )
-        kind = schema.field("embedding").type
-        is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-        if not is_list or not pa.types.is_floating(kind.value_type):
-            raise ConfigError(
-                f"{path}: the column embedding must hold lists of floats, it holds {kind}: convert it"
-            )
-        for batch in file.iter_batches(ROWS, columns=["id", "embedding"]):
-            lists = batch.column("embedding")
-            dim = _common_length(path, lists)
-            values = lists.flatten().to_numpy(zero_copy_only=False)
-            if len(values) != len(lists) * dim or lists.null_count or dim == 0:
-                raise ConfigError(f"{path} has rows without an embedding: leave them out")
-            yield batch.column("id").cast(pa.large_string()), values.reshape(-1, dim)
+    schema = file.schema_arrow
+    if not {"id", "embedding"} <= set(schema.names):
+        raise ConfigError(
+            f"{path} needs the columns id and embedding, it has {', '.join(schema.names)}: rename them"
+        )
+    kind = schema.field("embedding").type
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    if not is_list or not pa.types.is_floating(kind.value_type):
+        raise ConfigError(
+            f"{path}: the column embedding must hold lists of floats, it holds {kind}: convert it"
+        )
+    return file
+
+
+def _pieces(path: Path, file: pq.ParquetFile) -> Iterator[np.ndarray]:
+    """Embeddings [n, D], piece by piece. Raises `ConfigError`."""
+    for batch in file.iter_batches(ROWS, columns=["embedding"]):
+        lists = batch.column("embedding")
+        dim = _common_length(path, lists)
+        values = lists.flatten().to_numpy(zero_copy_only=False)
+        if len(values) != len(lists) * dim or lists.null_count or dim == 0:
+            raise ConfigError(f"{path} has rows without an embedding: leave them out")
+        yield values.reshape(-1, dim)
 
 
 def _common_length(path: Path, lists: pa.Array) -> int:

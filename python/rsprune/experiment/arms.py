@@ -109,14 +109,14 @@ def _settings(settings: ExperimentConfig, data: Prepared, arm: ArmConfig, seed: 
     source = {"path": str(data.pool.absolute()), "name": "", **values.pop("source", {})}
     strategy = "rsprune" if arm.strategy in ("full", "reweighted") else arm.strategy
     values["scan"] = {**values.get("scan", {}), "sources": [source]}
-    if data.features:
-        values["embed"] = {"embeddings": str(data.features.absolute())}
+    # An arm with an encoder of its own encodes by itself.
+    features = None if "encoder" in arm.select.get("embed", {}) else data.features
+    if features:
+        rest = {name: value for name, value in values.get("embed", {}).items() if name != "encoder"}
+        values["embed"] = {**rest, "embeddings": str(features.absolute())}
     values["select"] = {**values.get("select", {}), "strategy": strategy, "keep": arm.keep}
-    if data.labelled:
-        values["cluster"] = {
-            **values.get("cluster", {}),
-            "reference": [f"{data.labelled.absolute()}=labelled"],
-        }
+    if labelled := data.labelled(encoded=features is not None):
+        values["cluster"] = {**values.get("cluster", {}), "reference": [f"{labelled.absolute()}=labelled"]}
     return run_config.settings({**values, "seed": seed})
 
 

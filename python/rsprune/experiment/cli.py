@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -63,18 +63,16 @@ def experiment(
         if missing:
             raise ConfigError(f"experiment needs {', '.join(missing)}: run pip install 'rsprune[train]'")
         from rsprune.experiment.config import load
-        from rsprune.experiment.earlier import adopt
-        from rsprune.experiment.results import collect
         from rsprune.experiment.runner import experiment as run_experiment
+        from rsprune.experiment.runner import results_so_far
 
         settings = load(config)
-        settings = replace(settings, workers=workers or settings.workers, device=device or settings.device)
+        settings = replace(settings, workers=workers or settings.workers)
+        if results or not only_collect:  # else nothing is compared with this machine
+            settings = replace(settings, device=_device(device or settings.device))
         terminal = Terminal(quiet=quiet or as_json, as_json=as_json)
         if only_collect:
-            if results:
-                adopt(results, settings, out)
-            facts = collect(settings, out)
-            facts = {"done": facts["done"], "planned": facts["planned"], "report": str(out / "index.html")}
+            facts = results_so_far(settings, out, results=results)
         else:
             facts = run_experiment(
                 settings,
@@ -87,6 +85,17 @@ def experiment(
             )
         said = f"{facts['done']} of {facts['planned']} runs are done: {facts['report']}"
         terminal.result(facts, said)
+
+
+def _device(wanted: str) -> Literal["cpu", "cuda"]:
+    from rsprune.encoders.torch_model import torch_device
+
+    found = torch_device(wanted)
+    if found in ("cpu", "cuda"):
+        return "cuda" if found == "cuda" else "cpu"
+    raise ConfigError(
+        f"experiments train on cpu or cuda, not {found}: choose the GPU with CUDA_VISIBLE_DEVICES"
+    )
 
 
 def _listed(text: str | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import asdict, field
 from pathlib import Path
@@ -21,6 +22,14 @@ from rsprune.training.config import TrainConfig
 REGIONS = ("pool", "reference", "metric", "tuning")
 BUILT_IN = ("bluemarble", "sentinel2")
 WITH_LAYOUT = "bluemarble"  # the one that has a map of classes
+MOST_CHECKPOINTS = 100  # of a run at once: of 2.8 M weights that is 4 GB
+# What a selection must not be given, by section and name, and what to do instead.
+SET = {
+    ("select", "keep"): "give the arm's keep",
+    ("select", "strategy"): "give the arm's strategy",
+    ("cluster", "reference"): 'for an arm without scenes, give it select.select = { stratify = "none" }',
+    ("scan", "sources"): "give [[data.scenes]], and [selection.source] for how images are read",
+}
 DOWNSTREAM = {"super-resolution": SuperResolutionConfig, "semantic": SemanticConfig}
 
 
@@ -169,7 +178,7 @@ class ExperimentConfig:
     downstream: tuple[DownstreamConfig, ...] = ()
     title: str = ""
     workers: int = Field(default=1, ge=1)  # processes, each with one thread
-    device: str = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"
 
     @model_validator(mode="after")
     def _check(self) -> ExperimentConfig:
@@ -177,6 +186,13 @@ class ExperimentConfig:
         twice = [label for label in labels if labels.count(label) > 1]
         if twice:
             raise ValueError(f"two arms are called {twice[0]!r}: give one of them a name")
+        _check_apart("arms", [arm.slug for arm in self.arms])
+        _check_apart("fine-tunings", [task.slug for task in self.downstream])
+        _check_apart("scenes", [scene.name for scene in self.data.scenes])
+        for sections in (self.selection, *(arm.select for arm in self.arms)):
+            for (section, name), instead in SET.items():
+                if name in sections.get(section, {}):
+                    raise ValueError(f"{section}.{name} is set by the experiment itself: {instead}")
         unknown = [label for label in self.primary if label not in labels]
         if unknown:
             raise ValueError(
@@ -194,6 +210,11 @@ class ExperimentConfig:
                 )
         if list(self.measure.checkpoints) != sorted(set(self.measure.checkpoints)):
             raise ValueError("measure.checkpoints must rise")
+        if (saved := self.steps // self.saving_steps) > MOST_CHECKPOINTS:
+            raise ValueError(
+                f"measure.checkpoints have the common divisor {self.saving_steps}, so a run would keep {saved:,} "
+                f"checkpoints until they are measured: give steps that need at most {MOST_CHECKPOINTS}"
+            )
         for name in ("data", "kept", "seed", "sample_weights", "max_train_steps", "model_config"):
             if name in self.training:
                 raise ValueError(f"training.{name} is set by the experiment itself: leave it out")
@@ -203,10 +224,26 @@ class ExperimentConfig:
     def steps(self) -> int:
         return self.measure.checkpoints[-1]
 
+    @property
+    def saving_steps(self) -> int:
+        """Steps between checkpoints, which are kept until those to be measured are."""
+        return math.gcd(*self.measure.checkpoints)
+
     def identity(self) -> dict[str, Any]:
         """All that the numbers of a run depend on; arms and seeds may be added to an experiment later."""
         free = ("arms", "downstream", "seeds", "workers", "device", "primary", "title")
         return {name: value for name, value in asdict(self).items() if name not in free}
+
+
+def _check_apart(what: str, names: list[str]) -> None:
+    """Raises `ValueError` where two of these would have one folder."""
+    for name in names:
+        if not name or names.count(name) > 1:
+            raise ValueError(
+                f"two {what} would have the folder {name!r}: give them names that differ in letters a-z and digits"
+                if name
+                else f"one of the {what} has a name without letters a-z and digits, of which folders' names are made"
+            )
 
 
 def load(path: Path) -> ExperimentConfig:

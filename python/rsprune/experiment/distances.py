@@ -88,12 +88,11 @@ def floors(data: Prepared, kept: dict[str, Path | None], measure: MeasureConfig,
         sets = {kind: np.asarray(held_out[rows]) for kind, rows in references.sets.items()}
         for kind in KINDS:
             y = sets[kind]
-            rows = distances(sets[f"{kind} half"], y, measure.seed)
-            found += [{**about, "arm": floor_name("second half"), "reference": kind, **row} for row in rows]
-            for arm, file in kept.items():
-                chosen = np.random.default_rng(measure.seed).permutation(pool_rows(file, data))
-                chosen = chosen[: measure.samples]
-                rows = distances(np.asarray(pool[np.sort(chosen)]), y, measure.seed)
+            real = {"second half": sets[f"{kind} half"]}
+            real |= {arm: pool[pool_rows(file, data)] for arm, file in kept.items()}
+            for arm, x in real.items():
+                chosen = np.random.default_rng(measure.seed).permutation(len(x))[: measure.samples]
+                rows = distances(np.asarray(x[np.sort(chosen)]), y, measure.seed)
                 found += [{**about, "arm": floor_name(arm), "reference": kind, **row} for row in rows]
     return found
 

@@ -116,7 +116,7 @@ def ready(
         _write_data(settings, out / "data/downstream", {tuning.task.task for tuning in found}, say)
     for tuning in found:
         request, path = _request(settings, out, tuning), tuning.folder / "request.json"
-        if tuning.done and json.loads(path.read_text("utf-8")) != request:
+        if tuning.done and _without_places(json.loads(path.read_text("utf-8"))) != _without_places(request):
             raise ConfigError(
                 f"{tuning.folder} was fine-tuned with other settings or from another model: restore them, or "
                 "remove that folder"
@@ -153,6 +153,14 @@ def _request(settings: ExperimentConfig, out: Path, tuning: Tuning) -> dict[str,
         },
         "device": settings.device,
     }
+
+
+def _without_places(request: dict[str, Any]) -> dict[str, Any]:
+    """A request that is the same wherever the experiment's folder lies; the images are known by their hash."""
+    places = ("foundation", "validation_data", "masks", "weights", "data")
+    parts = ("settings", "training")
+    moved = {part: {k: v for k, v in request[part].items() if k not in places} for part in parts}
+    return {**request, **moved}
 
 
 def _write_data(

@@ -38,6 +38,10 @@ class Earlier:
     def done(self) -> set[tuple[str, int | None, str]]:
         return {key(row) for row in self.rows}
 
+    @property
+    def machines(self) -> set[str]:
+        return {row["machine"] or "not known" for row in self.rows if row["train_seconds"]}
+
 
 def key(row: Row) -> tuple[str, int | None, str]:
     """Which piece of work a row is of: arm, seed, and the fine-tuning's label ("" is the run itself)."""
@@ -53,18 +57,43 @@ def marked(table: pa.Table, settings: ExperimentConfig, arms: list[dict[str, Any
 
 
 def adopt(path: Path, settings: ExperimentConfig, out: Path) -> None:
-    """Copies results into an experiment's folder.
+    """Adds results to those from elsewhere that an experiment's folder has; a run that both have is taken from `path`.
 
     Raises:
         ConfigError: They are of another experiment, or of another kind of machine.
     """
+    table, about = _read(path)
+    _check(path, about, settings)
+    check_machine(path, Earlier(table.to_pylist()).machines, settings.device)
+    if (out / FILE).is_file():
+        before, about_before = _read(out / FILE)
+        rows = table.to_pylist()
+        again = {key(row) for row in rows}
+        rows = [*(row for row in before.to_pylist() if key(row) not in again), *rows]
+        table = pa.Table.from_pylist(rows, table.schema)
+        about["arms"] = {**about_before["arms"], **about["arms"]}
+        both = [*about_before["settings"]["arms"], *about["settings"]["arms"]]
+        about["settings"]["arms"] = list({ArmConfig(**arm).label: arm for arm in both}.values())
+    write_table(out / FILE, table.replace_schema_metadata({KEY: json.dumps(about).encode()}))
+
+
+def check(settings: ExperimentConfig, out: Path) -> None:
+    """Raises `ConfigError` where what `adopt` has copied into the folder is of another experiment."""
+    if (path := out / FILE).is_file():
+        _check(path, _read(path)[1], settings)
+
+
+def _read(path: Path) -> tuple[pa.Table, dict[str, Any]]:
     try:
         table = pq.read_table(path)
-        about = json.loads((table.schema.metadata or {})[KEY])
+        return table, json.loads((table.schema.metadata or {})[KEY])
     except (OSError, pa.ArrowInvalid, KeyError, ValueError):
         raise ConfigError(
             f"{path} holds no results of an experiment: give the results.parquet of one"
         ) from None
+
+
+def _check(path: Path, about: dict[str, Any], settings: ExperimentConfig) -> None:
     if about["identity"] != digest(settings.identity()):
         raise ConfigError(
             f"{path} is of an experiment with other data, training or measurements: its numbers cannot be compared"
@@ -75,9 +104,6 @@ def adopt(path: Path, settings: ExperimentConfig, out: Path) -> None:
             raise ConfigError(
                 f"{path} has another selection under the name {arm.label!r}: give the arm another name"
             )
-    there = {row["machine"] or "not known" for row in table.to_pylist() if row["train_seconds"]}
-    check_machine(path, there, settings.device)
-    write_table(out / FILE, table)
 
 
 def check_machine(path: Path, there: set[str], device: str) -> None:
@@ -94,8 +120,8 @@ def load(out: Path) -> Earlier:
     """What `adopt` has copied into the folder, or nothing."""
     if not (out / FILE).is_file():
         return Earlier()
-    table = pq.read_table(out / FILE)
-    return Earlier(table.to_pylist(), json.loads(table.schema.metadata[KEY])["arms"])
+    table, about = _read(out / FILE)
+    return Earlier(table.to_pylist(), about["arms"])
 
 
 def _selection(arm: dict[str, Any]) -> str:

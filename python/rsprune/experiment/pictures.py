@@ -28,7 +28,7 @@ def draw(facts: dict[str, Any], out: Path) -> list[str]:
     names = []
     if any(facts["curves"].values()):
         names += [_curves(facts, out / "curves.png"), _last(facts, out / "last.png")]
-        shares = {(arm["strategy"], arm["keep"]) for arm in facts["arms"]}
+        shares = {(arm["strategy"], arm["keep"]) for arm in facts["arms"] if not arm["name"]}
         if len(shares) > len({strategy for strategy, _ in shares}):
             names.append(_shares(facts, out / "keep.png"))
     return names
@@ -85,7 +85,7 @@ def _shares(facts: dict[str, Any], path: Path) -> str:
     steps = facts["steps"]
     figure = Figure(figsize=(10, 3.4 * len(steps)), layout="constrained")
     axes = FigureCanvasAgg(figure).figure.subplots(len(steps), 2, squeeze=False, sharey=True)
-    shares = sorted({arm["keep"] for arm in facts["arms"]})
+    shares = sorted({arm["keep"] for arm in facts["arms"] if not arm["name"]})
     for row, step in zip(axes, steps, strict=True):
         for axis, kind in zip(row, KINDS, strict=True):
             axis.axhspan(0, 100 * TOLERANCE, color="#000000", alpha=0.08, lw=0)
@@ -112,12 +112,15 @@ def _shares(facts: dict[str, Any], path: Path) -> str:
 
 
 def differences(facts: dict[str, Any], kind: str, step: int, strategy: str) -> dict[float, list[float]]:
-    """Per cent by which a strategy's losses exceed those of the full arm with the same seed, by kept share."""
+    """Per cent by which a strategy's losses exceed those of the full arm with the same seed, by kept share.
+
+    Arms that have a name of their own have other settings than their strategy's, and are left out.
+    """
     curves = facts["curves"][kind]
     found: dict[float, list[float]] = defaultdict(list)
     base = {seed: curve[step] for seed, curve in curves.get("full", {}).items() if step in curve}
     for arm in facts["arms"]:
-        if arm["strategy"] == strategy:
+        if arm["strategy"] == strategy and not arm["name"]:
             mine = curves.get(arm["label"], {})
             both = [seed for seed, curve in mine.items() if step in curve and seed in base]
             found[arm["keep"]] += [100 * (mine[seed][step] / base[seed] - 1) for seed in both]

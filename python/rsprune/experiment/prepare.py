@@ -52,10 +52,9 @@ class Prepared:
         path = self.path / "features.npy"
         return path if path.is_file() else None
 
-    @property
-    def labelled(self) -> Path | None:
-        """The labelled scenes that guide selection, encoded or as images; None where nobody knows scenes."""
-        path = self.path / ("labelled.parquet" if self.features else "labelled")
+    def labelled(self, *, encoded: bool) -> Path | None:
+        """The labelled scenes that guide selection, as `features` or as images; None where nobody knows scenes."""
+        path = self.path / ("labelled.parquet" if encoded else "labelled")
         return path if path.exists() else None
 
     @property

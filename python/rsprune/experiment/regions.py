@@ -66,6 +66,11 @@ def deal(rows: int, columns: int, shares: np.ndarray, *, seed: int) -> np.ndarra
     for i in range(rows * columns):
         dealt[i] = (wanted * (i + 1) - given).argmax()
         given[dealt[i]] += 1
+    # Of few blocks a small share may be none: it takes one of the region with most.
+    for region in np.flatnonzero((given == 0) & (wanted > 0)):
+        rich = given.argmax()
+        dealt[np.flatnonzero(dealt == rich)[-1]] = region
+        given[rich], given[region] = given[rich] - 1, 1
     grid: np.ndarray = dealt.reshape(rows, columns)
     for row in grid:
         rng.shuffle(row)

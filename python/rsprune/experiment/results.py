@@ -88,6 +88,7 @@ def _arms(settings: ExperimentConfig, out: Path) -> list[dict[str, Any]]:
         elsewhere = {seed for label, seed, task in before.done if label == arm.label and not task}
         values = {
             "label": arm.label,
+            "name": arm.name,
             "strategy": arm.strategy,
             "keep": arm.keep,
             "seeds": [seed for seed in settings.seeds if seed in done or seed in elsewhere],

@@ -20,12 +20,14 @@ from rsprune.experiment import arms, distances, downstream, earlier
 from rsprune.experiment.config import ArmConfig, ExperimentConfig
 from rsprune.experiment.prepare import Prepared, prepare
 from rsprune.experiment.results import collect
-from rsprune.experiment.work import training_settings
+from rsprune.experiment.work import BEGUN, training_settings
 from rsprune.files import write_json
 from rsprune.layout import digest
 from rsprune.run import Run
+from rsprune.training import checkpoint
 
 Say = Callable[[str], None]
+IDENTITY = "experiment.json"  # of the folder: the settings that its numbers depend on
 
 
 class RunFailed(RspruneError):
@@ -110,8 +112,10 @@ def experiment(
         )
     downstream.check_weights(settings)
     with Run(out).lock():
-        _adopt(settings, out)
+        _check_identity(settings, out)
         _check_machine(settings, out)
+        about = {"identity": digest(settings.identity()), "settings": asdict(settings)}
+        write_json(out / IDENTITY, {**about, **code()})
         if results:
             earlier.adopt(results, settings, out)
         data = prepare(settings, out, say=say)
@@ -135,31 +139,47 @@ def experiment(
         _execute(settings, out, plan, deadline, say)
         tunings = downstream.ready(settings, out, labels, seeds, say=say)
         _execute(settings, out, tunings, deadline, say)
-        found = collect(settings, out)
-    return {
-        "done": found["done"],
-        "planned": found["planned"],
-        "out": str(out),
-        "report": str(out / "index.html"),
-    }
+        return _said(collect(settings, out), out)
 
 
-def _adopt(settings: ExperimentConfig, out: Path) -> None:
-    """Raises `ConfigError` where `out` holds an experiment with other settings."""
-    path, mine = out / "experiment.json", digest(settings.identity())
-    if path.is_file() and json.loads(path.read_text("utf-8"))["identity"] != mine:
+def results_so_far(settings: ExperimentConfig, out: Path, *, results: Path | None = None) -> dict[str, Any]:
+    """Runs nothing, and writes the results so far, as `experiment` does at its end; may run beside it.
+
+    Raises:
+        ConfigError: There is no experiment, or as for `experiment`.
+    """
+    _check_identity(settings, out)
+    if results:
+        with Run(out).lock():
+            earlier.adopt(results, settings, out)
+    return _said(collect(settings, out), out)
+
+
+def _check_identity(settings: ExperimentConfig, out: Path) -> None:
+    """Raises `ConfigError` where `out` holds an experiment with other settings, or results of one."""
+    path = out / IDENTITY
+    if path.is_file() and json.loads(path.read_text("utf-8"))["identity"] != digest(settings.identity()):
         raise ConfigError(
             f"{out} holds an experiment with other data, training or measurements: choose another folder with -o"
         )
-    write_json(path, {"identity": mine, "settings": asdict(settings), **code()})
+    earlier.check(settings, out)
 
 
 def _check_machine(settings: ExperimentConfig, out: Path) -> None:
     """Raises `ConfigError` where a run in the folder was trained on another machine, or on its other device."""
-    for path in sorted(out.glob("runs/*/result.json")):
-        there = json.loads(path.read_text("utf-8"))["about"].get("machine")
-        if there is not None:
-            earlier.check_machine(path.parent, {there}, settings.device)
+    there = {path.parent: json.loads(path.read_text("utf-8")) for path in out.glob(f"runs/*/{BEGUN}")}
+    there = {folder: about for folder, about in there.items() if checkpoint.everything(folder / "model")}
+    for path in out.glob("runs/*/result.json"):
+        there[path.parent] = json.loads(path.read_text("utf-8"))["about"]
+    for folder, about in sorted(there.items()):
+        if about.get("machine") is not None:
+            earlier.check_machine(folder, {about["machine"]}, settings.device)
+    earlier.check_machine(out / earlier.FILE, earlier.load(out).machines, settings.device)
+
+
+def _said(found: dict[str, Any], out: Path) -> dict[str, Any]:
+    report = str(out / "index.html")
+    return {"done": found["done"], "planned": found["planned"], "out": str(out), "report": report}
 
 
 def _requests(

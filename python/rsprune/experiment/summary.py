@@ -214,17 +214,20 @@ def _distances(rows: Sequence[Row], labels: list[str]) -> list[dict[str, Any]]:
     for (extractor, reference), members in groups.items():
         name = NAMES.get(extractor, extractor)
         cells: dict[tuple[str, str], dict[int, float]] = defaultdict(dict)
+        images: dict[str, int] = defaultdict(int)
         for row in members:
             cells[row["arm"], row["metric"]][row.get("seed", 0)] = row["value"]
+            images[row["arm"]] = max(images[row["arm"]], row["n_generated"] or 0)
         arms = {arm: None for arm, _ in cells}
         shown = [m for m in (*DISTANCES, *MEMORY) if any((arm, m) in cells for arm in arms)]
         lines = []
         for arm in [*(label for label in labels if label in arms), *(a for a in arms if a not in labels)]:
             values = [cells.get((arm, m)) for m in shown]
             means = [interval(list(v.values())) if v else (None, None) for v in values]
-            lines.append({"arm": arm, "means": [m for m, _ in means], "halves": [h for _, h in means]})
+            about = {"arm": arm, "images": images[arm]}
+            lines.append({**about, "means": [m for m, _ in means], "halves": [h for _, h in means]})
         heads = [f"{m}-{name}" if m in DISTANCES[:3] else m for m in shown]
-        about = {key: members[0].get(key) for key in ("extractor_hash", "resize", "n_generated", "n_real")}
+        about = {key: members[0].get(key) for key in ("extractor_hash", "resize", "n_real")}
         found.append({"extractor": name, "reference": reference, "heads": heads, "lines": lines, **about})
     return found
 

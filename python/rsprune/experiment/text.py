@@ -188,15 +188,16 @@ def _clusters(clusters: dict[str, Any]) -> list[str]:
 
 def _distances(group: dict[str, Any]) -> list[str]:
     rows = [
-        [line["arm"], *("" if v is None else f"{v:.4g}" for v in line["means"])] for line in group["lines"]
+        [line["arm"], f"{line['images']:,}", *("" if v is None else f"{v:.4g}" for v in line["means"])]
+        for line in group["lines"]
     ]
-    return [distances_note(group), "", *table(["arm", *group["heads"]], rows)]
+    return [distances_note(group), "", *table(["arm", "images", *group["heads"]], rows)]
 
 
 def distances_note(group: dict[str, Any]) -> str:
     """What the numbers of a group of distances stand on, in words."""
     return (
-        f"{group['n_generated']:,} samples of the last checkpoint against {group['n_real']:,} real images, mean over "
+        f"Samples of the last checkpoint against {group['n_real']:,} real images, mean over "
         f"seeds. Extractor {group['extractor']} at {group['resize']} pixels, weights {group['extractor_hash'][:12]}. "
         "Rows that begin with real are floors: real images in place of samples."
     )

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import math
 import os
 import platform
 import re
@@ -23,6 +22,8 @@ from typing import Any
 from rsprune.evaluation.provenance import code
 from rsprune.experiment.config import ExperimentConfig, MeasureConfig
 from rsprune.files import write_json
+
+BEGUN = "begun.json"  # says on what machine a run was begun, which is to go on on one alike
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ def training_settings(settings: ExperimentConfig, seed: int, folder: Path) -> di
         "seed": seed,
         "max_train_steps": settings.steps,
         # Every checkpoint to be measured is kept until it is.
-        "checkpointing_steps": math.gcd(*settings.measure.checkpoints),
+        "checkpointing_steps": settings.saving_steps,
         "checkpoints_total_limit": 10**6,
     }
 
@@ -79,6 +80,7 @@ def work(request: Request) -> None:
     if request.device == "cpu":
         torch.set_num_threads(1)
     started = time.monotonic()
+    write_json(request.folder / BEGUN, {"machine": machine(request.device)})
     state = train(
         checked(TrainConfig, request.training), request.model, device=request.device, say=lambda s: print(s, flush=True)
     )  # fmt: skip

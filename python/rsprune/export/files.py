@@ -8,7 +8,7 @@ import shutil
 import stat
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from rsprune.crops import crop
@@ -27,11 +27,13 @@ class _File:
 
     Attributes:
         source: path or URL.
+        id: of the image that it belongs to.
         row: of the manifest; None for a sidecar.
         extension: of the image or sidecar inside `source` that is wanted; empty for `source` itself.
     """
 
     source: str
+    id: str
     row: Mapping[str, Any] | None = None
     extension: str = ""
 
@@ -47,8 +49,9 @@ def write_files(
         try:
             folder.place(name, _writer(file, reader, link))
         except UnreadableImage as error:
-            if file.row is not None:
-                failed[file.row["id"]] = str(error)
+            failed.setdefault(
+                file.id, str(error) if file.row else f"has beside it {Path(name).name}, which {error}"
+            )
     if not failed:  # else what an earlier export has of an image that is gone now may be the last copy
         folder.finish(files)
     return failed
@@ -59,38 +62,32 @@ def _plan(rows: Sequence[Mapping[str, Any]], reader: Reader, failed: dict[str, s
     files: dict[str, _File] = {}
     # Sorted, so that of two ids that ask for one name always the same one gets it.
     for row in sorted(rows, key=lambda r: (*place(r), r["id"])):
-        source, item = ids.decode(row["uri"]), item_of(row)
+        source, item, id = ids.decode(row["uri"]), item_of(row), row["id"]
         try:
             if item.window is not None:
-                files[next(n for n in names(item) if n not in files)] = _File(source, row)
-            elif row["member"] is None and (ending := _ending(source, row["id"])) is not None:
+                files[next(n for n in names(item) if n not in files)] = _File(source, id, row)
+            elif row["member"] is None and (own := _extension(source)):
+                ending = "" if id.lower().endswith(own.lower()) else own
                 name = next(n for n in names(item, ending) if n not in files)
-                files[name] = _File(source, row)
-                stem = str(PurePosixPath(name).with_suffix(""))
+                files[name] = _File(source, id, row)
                 for sidecar, extension in beside(source):
-                    files.setdefault(f"{stem}.{extension}", _File(sidecar))
+                    files.setdefault(f"{name[: -len(own)]}.{extension}", _File(sidecar, id))
             else:
                 first, *others = reader.originals(row)
-                ending = "" if row["id"].lower().endswith(f".{first.lower()}") else f".{first}"
+                ending = "" if id.lower().endswith(f".{first.lower()}") else f".{first}"
                 name = next(n for n in names(item, ending) if n not in files)
-                files[name] = _File(source, row, first)
-                stem = name.removesuffix(f".{first}")
+                files[name] = _File(source, id, row, first)
                 for extension in others:
-                    files.setdefault(f"{stem}.{extension}", _File(source, row, extension))
+                    files.setdefault(f"{name[: -len(first)]}{extension}", _File(source, id, row, extension))
         except UnreadableImage as error:
-            failed[row["id"]] = str(error)
+            failed[id] = str(error)
     return files
 
 
-def _ending(source: str, id: str) -> str | None:
-    """What the id of the image at a path or URL lacks of its extension; None where only its content says which."""
-    if not store.is_url(source):
-        return ""
+def _extension(source: str) -> str:
+    """The extension with its dot that a path or URL ends in; "" where only the content says what it is."""
     name = source.rpartition("/")[2]
-    extension = name[len(stem_of(name)) :]
-    if not extension:
-        return None
-    return "" if id.lower().endswith(extension.lower()) else extension
+    return name[len(stem_of(name)) :]
 
 
 def _writer(file: _File, reader: Reader, link: bool) -> Callable[[Path], object]:

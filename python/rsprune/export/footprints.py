@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from rsprune.errors import ConfigError
 from rsprune.export.folder import Folder
@@ -27,7 +28,7 @@ def write_footprints(kept: pa.Table, folder: Folder) -> None:
     Raises:
         ConfigError: an image has no coordinates, or no file of its own that a list can name.
     """
-    without = kept.filter(kept["crs"].is_null())
+    without = kept.filter(pc.or_(kept["crs"].is_null(), kept["left"].is_null()))
     if len(without):
         raise ConfigError(
             f"{len(without):,} of {len(kept):,} kept images have no coordinates (first: {without['id'][0]}): "

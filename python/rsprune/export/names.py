@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import count
 from pathlib import PurePosixPath
 
 from rsprune.crops import crop_suffix
@@ -36,9 +37,13 @@ def names(item: Item, extension: str = "") -> Iterator[str]:
     if item.window is not None:
         yield str(PurePosixPath(readable).with_suffix("")) + ending
     yield readable + ending
-    while True:
-        yield path + ending
-        path = ids.encode(path)
+    yield path + ending
+    yield ids.encode(path) + ending
+    if not ending:
+        ending = PurePosixPath(path).suffix
+        path = path.removesuffix(ending)
+    for number in count(2):
+        yield f"{path}%23{number}{ending}"
 
 
 def key(item: Item) -> str:

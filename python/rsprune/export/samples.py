@@ -35,8 +35,9 @@ class Sample:
 def samples(kept: pa.Table, reader: Reader, failed: dict[str, str]) -> Iterator[Sample]:
     """Images in the order that they lie in, which their sources read fastest; adds reasons to `failed` by id."""
     # Members of a table are row numbers, those of a shard byte offsets: both sort as the number they begin with.
-    digits = pc.replace_substring_regex(kept["member"].cast(pa.string()), r"^(\d{1,18}).*", r"\1")
-    table = kept.append_column("_at", digits.cast(pa.int64()))
+    # Those of a plug-in's source may be anything, and stay as they are listed.
+    digits = pc.extract_regex(kept["member"].cast(pa.string()), r"^(?P<at>\d{1,18})")
+    table = kept.append_column("_at", pc.struct_field(digits, "at").cast(pa.int64()))
     order = pc.sort_indices(table, [(n, "ascending") for n in ("uri", "_at", "y", "x", "id")])
     for start in range(0, len(order), _BATCH):
         for row in kept.take(order[start : start + _BATCH]).to_pylist():

@@ -7,7 +7,6 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
 from rsprune.export.folder import Folder
@@ -26,7 +25,7 @@ def write_webdataset(kept: pa.Table, reader: Reader, folder: Folder, shard_bytes
         samples(kept, reader, failed), folder, "kept-{:06d}.tar".format, _write, shard_bytes
     )
     ids = [id for _, mine in shards for id in mine]
-    names = np.repeat([name for name, _ in shards], [len(mine) for _, mine in shards])
+    names = [name for name, mine in shards for _ in mine]
     place = pa.table({"id": pa.array(ids, pa.string()), "shard": pa.array(names, pa.string())})
     columns = kept.select(["id", "rank", "cluster", "scene"])
     index = columns.join(place, "id", join_type="inner").sort_by("rank")

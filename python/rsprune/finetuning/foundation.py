@@ -53,7 +53,7 @@ class Foundation:
             raise ConfigError(f"{folder} is fine-tuned itself: give the model that it was made from")
         try:
             state = json.loads((folder / STATE).read_text("utf-8"))
-            _ = state["settings"], state["resolution"], state["bits"]
+            _ = state["settings"], state["resolution"], state["bits"], state["images_per_step"]
         except (OSError, ValueError, KeyError, TypeError):
             raise ConfigError(
                 f"{folder} has no readable {STATE}, so nobody knows how it was trained: "
@@ -78,6 +78,7 @@ class Foundation:
             "model_config": str(self.folder.absolute() / models.FOLDERS[kind(self.network)] / "config.json"),
             "resolution": self.state["resolution"],
             "bits": self.state["bits"],
+            "train_batch_size": self.state["images_per_step"],
         }
 
 

@@ -234,6 +234,7 @@ def _decode_png(data: bytes, layout: Layout) -> tuple[np.ndarray, np.ndarray | N
 
     # Not `Image.open`: its limit on pixels is lower than ours, and global.
     with PngImageFile(BytesIO(data)) as image:
+        _check_same(image.size, layout)
         image.load()
         transparent = image.info.get("transparency")
         if image.mode in ("I;16", "I;16B", "I"):
@@ -252,8 +253,17 @@ def _decode_webp(data: bytes, layout: Layout) -> tuple[np.ndarray, np.ndarray | 
     from PIL.WebPImagePlugin import WebPImageFile
 
     with WebPImageFile(BytesIO(data)) as image:
+        _check_same(image.size, layout)
         image.load()
         return _split_alpha(np.asarray(image if image.mode in ("RGB", "RGBA") else image.convert("RGB")))
+
+
+def _check_same(size: tuple[int, int], layout: Layout) -> None:
+    """Raises `UnreadableImage` where a decoder found another header than the one whose size was checked."""
+    if size != (layout.width, layout.height):
+        raise UnreadableImage(
+            f"says that it has {layout.width} x {layout.height} pixels and then {size[0]} x {size[1]}"
+        )
 
 
 def _split_alpha(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:

@@ -57,7 +57,8 @@ class StoredFolder:
 
     def __init__(self, url: str, extensions: tuple[str, ...] = EXTENSIONS):
         self._url, self._extensions = url.rstrip("/"), extensions
-        self._stamps: dict[str, str] = {}  # of the folder that was listed last
+        self._folder, self._stamps = "", dict[str, str]()  # what was listed last
+        self._asked = "", ""  # what was asked for last, which may be one mask for all, and its stamp
 
     def items(self) -> Iterator[Item]:
         """Items sorted by id. Raises `ConfigError` where there is no object, `StoreError`."""
@@ -79,10 +80,17 @@ class StoredFolder:
             raise ConfigError(f"no image below {self._url!r}: looked for {' '.join(self._extensions)}")
 
     def stamp(self, path: str) -> str:
-        """What changes with the bytes of an object beside the last one that was listed."""
-        return self._stamps.get(path, "") or (
-            store.stamp_of(store.info(path)) if path not in self._stamps else ""
-        )
+        """What changes with the bytes of a file, "" where there is none; asks only of those outside the last folder."""
+        if not store.is_url(path):
+            return local_stamp(path)
+        if path.rpartition("/")[0] == self._folder:
+            return self._stamps.get(path, "")
+        if self._asked[0] != path:
+            try:
+                self._asked = path, store.stamp_of(store.info(path))
+            except UnreadableImage:
+                self._asked = path, ""
+        return self._asked[1]
 
     def _lists_itself(self) -> bool:
         # A web server has pages where others have folders.
@@ -100,7 +108,7 @@ class StoredFolder:
             if entry.is_folder:
                 yield from self._walk(f"{below}{entry.name}/")
             elif entry.name.lower().endswith(self._extensions):
-                self._stamps = stamps
+                self._folder, self._stamps = url.rstrip("/"), stamps
                 yield ids.encode(below + entry.name), entry.stamp
 
 
@@ -154,8 +162,9 @@ def _is_folder(entry: os.DirEntry[str], parents: tuple[tuple[int, int], ...], li
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
+    """Whether it is no folder; a link to nothing may have been one, whatever it is called."""
     try:
-        return not entry.is_dir()
+        return not entry.is_dir() and not (entry.is_symlink() and not Path(entry.path).exists())
     except OSError:
         return False
 

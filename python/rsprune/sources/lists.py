@@ -65,8 +65,6 @@ class Shards(_Files):
             with decoding("cannot be read"):
                 blob = blob_at(file.path)
         except UnreadableImage as error:
-            if isinstance(error.__cause__, FileNotFoundError):
-                raise ConfigError(f"there is no shard {file.path}") from None
             yield Item.unusable(file.name, ids.encode(file.path), str(error), file.stamp)
             return
         yield from tar.index(ids.encode(file.path), blob, file.name, file.stamp)
@@ -99,6 +97,8 @@ class TextList(_Files):
             id = origin.id_of(path)
             name = numbered if id is None else id if window is None else ids.window_id(id, window)
             try:
+                if window and not (window.w and window.h):
+                    raise UnreadableImage(f"has an impossible window {list(window)}")
                 target = origin.resolve(path)
             except UnreadableImage as error:
                 yield Item.unusable(name, uri, str(error), file.stamp)
@@ -128,6 +128,8 @@ def _lines(path: str) -> Iterator[str]:
         if text.strip() and not text.startswith("#"):
             yield text
     if raw.error:
+        if isinstance(raw.error, UnreadableImage):
+            raise ConfigError(f"the list {path} {raw.error}") from None
         raise raw.error
 
 

@@ -80,8 +80,8 @@ def _in_folder(path: str, folder: type[Folder] | type[StoredFolder]) -> Files:
     for extension, kind in _KINDS.items():
         files = folder(path, (extension,))
         if _first(files, (extension,)):
-            found = (i for i in files.items() if i.id.lower().endswith(extension))
-            return kind([Listed(ids.decode(i.uri), i.id, i.stamp) for i in found], path)
+            # With folders that cannot be listed and broken links, which so are said to be unreadable.
+            return kind([Listed(ids.decode(i.uri), i.id, i.stamp) for i in files.items()], path)
     return images  # says that there are none
 
 
@@ -106,24 +106,36 @@ def _of_kind(files: Iterable[Listed], name: str) -> Files:
 
 
 def _expanded(path: str) -> Iterator[Listed]:
-    """Files that a pattern with ``{000..009}``, ``{a,b}``, ``*``, ``?`` or ``[...]`` stands for."""
+    """Files that a pattern with ``{000..009}``, ``{a,b}``, ``*``, ``?`` or ``[...]`` stands for.
+
+    They are called as from the folder that all alternatives have in common before their first ``*``.
+    """
     paths = _braced(path)
-    folder = (
-        os.path.commonpath([p.rpartition("/")[0] or "/" for p in paths]) if not store.is_url(path) else ""
-    )
+    folder = _common([re.split(r"[*?\[]", one)[0].rpartition("/")[0] for one in paths])
     for one in paths:
         if not re.search(r"[*?\[]", one):
-            yield Listed(one, list_name(one), _stamp(one))
+            found = [(one, _stamp(one))]
         elif store.is_url(one):
             try:
-                for url, stamp in store.glob(one):
-                    yield Listed(url, list_name(url), stamp)
+                found = list(store.glob(one))
             except UnreadableImage as error:
                 raise ConfigError(f"{one} {error}") from None
         else:
-            for found in sorted(glob.glob(one, recursive=True)):  # noqa: PTH207
-                name = os.path.relpath(found, re.split(r"[*?\[]", one)[0].rpartition("/")[0] or folder)
-                yield Listed(found, ids.encode(name), local_stamp(found))
+            files = sorted(glob.glob(one, recursive=True))  # noqa: PTH207
+            found = [(file, local_stamp(file)) for file in files]
+        for file, stamp in found:
+            inside = folder and file.startswith(f"{folder}/")
+            yield Listed(file, ids.encode(file[len(folder) + 1 :]) if inside else list_name(file), stamp)
+
+
+def _common(folders: list[str]) -> str:
+    """The folder that all of these lie in, paths or URLs."""
+    alike = []
+    for parts in zip(*(folder.split("/") for folder in folders), strict=False):
+        if len(set(parts)) > 1:
+            break
+        alike.append(parts[0])
+    return "/".join(alike)
 
 
 def _braced(path: str) -> list[str]:

@@ -15,6 +15,7 @@ from rsprune.sources import ids, parquet, tar
 from rsprune.sources.base import Item
 from rsprune.sources.blobs import Blob, InMemory, LocalFile, Part
 from rsprune.sources.codecs import Scene, decoding, open_scene
+from rsprune.sources.origin import local_stamp
 from rsprune.sources.store import blob_at, is_url
 
 
@@ -29,6 +30,7 @@ def open_item(item: Item, role: str | None = None) -> AbstractContextManager[Sce
     if item.why_unusable is not None:
         raise UnreadableImage(item.why_unusable)
     path = ids.decode(item.uri)
+    check_unchanged(item)
     if role is None:
         return closing(_open(path, item.member))
     with decoding("cannot be read"):
@@ -41,6 +43,19 @@ def open_item(item: Item, role: str | None = None) -> AbstractContextManager[Sce
             last[1].close()
         _last.opened[role] = key, _open(path, item.member)
     return nullcontext(_last.opened[role][1])
+
+
+def check_unchanged(item: Item) -> None:
+    """Raises `UnreadableImage` where another image may lie now at an item's place inside a shard or a table.
+
+    What lies in a store is not asked again.
+    """
+    path = ids.decode(item.uri)
+    inside = item.member is not None and item.stamp and not is_url(path)
+    if inside and local_stamp(path) not in item.stamp.split():
+        raise UnreadableImage(
+            "lies in a file that was changed since it was listed, so its place may be another image's: run again"
+        )
 
 
 def blob_of(path: str, member: str | None) -> Blob:

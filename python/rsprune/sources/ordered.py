@@ -5,10 +5,11 @@ from __future__ import annotations
 import heapq
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import islice, pairwise
 from typing import Any
 
+from rsprune.errors import NoSpace
 from rsprune.sources.base import Item, Window
 
 _AT_ONCE = 4096
@@ -33,7 +34,7 @@ def has_repeats(texts: Iterable[str]) -> bool:
 def _sorted(columns: Sequence[str], rows: Iterator[tuple[Any, ...]]) -> Iterator[tuple[Any, ...]]:
     """`rows` sorted by their first column, equal ones as they came."""
     # An empty name is a temporary file that SQLite removes; it sorts what does not fit into memory there.
-    with closing(sqlite3.connect("", isolation_level=None)) as table:
+    with closing(sqlite3.connect("", isolation_level=None)) as table, _in_words():
         table.execute(f"PRAGMA cache_size = -{_CACHE}")
         table.execute("PRAGMA journal_mode = OFF")
         table.execute(
@@ -44,6 +45,18 @@ def _sorted(columns: Sequence[str], rows: Iterator[tuple[Any, ...]]) -> Iterator
             table.executemany(f"INSERT INTO items VALUES ({', '.join('?' * len(columns))})", chunk)
         table.execute("COMMIT")
         yield from table.execute(f"SELECT {', '.join(columns)} FROM items ORDER BY {columns[0]}, rowid")
+
+
+@contextmanager
+def _in_words() -> Iterator[None]:
+    """Raises `NoSpace` where the temporary file cannot grow."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        raise NoSpace(
+            f"what was listed does not fit into the folder for temporary files ({error}): "
+            "name a larger one in the environment variable SQLITE_TMPDIR"
+        ) from None
 
 
 def _told_apart(items: Iterator[Item]) -> Iterator[Item]:

@@ -11,6 +11,7 @@ from rsprune.sources import ids, parquet, store, tar
 from rsprune.sources.base import Item
 from rsprune.sources.blobs import HEAD
 from rsprune.sources.codecs import decoding, kind_of
+from rsprune.sources.opening import check_unchanged
 from rsprune.sources.sidecars import sidecars, stem_of
 
 _EXTENSIONS = {"JPEG": "jpg", "PNG": "png", "WebP": "webp", "GTiff": "tif", "JP2OpenJPEG": "jp2"}
@@ -28,6 +29,7 @@ def originals(item: Item) -> dict[str, bytes]:
     if item.why_unusable is not None:
         raise UnreadableImage(item.why_unusable)
     path = ids.decode(item.uri)
+    check_unchanged(item)
     with decoding("cannot be read"):
         if item.member is None:
             return _files(path)

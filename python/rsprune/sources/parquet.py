@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -70,7 +70,8 @@ class Table:
             leaf = f"{self.layout.bytes}.bytes" if self.layout.struct else self.layout.bytes
             self.file = pq.ParquetFile(file, read_dictionary=[leaf] if leaf else None)
         self.rows = self.file.metadata.num_rows
-        if not 0 <= self.rows <= self._blob.size:
+        # Of images in cells the rows are not counted when they are listed; what has no bytes is no image.
+        if self.rows < 0 or (self.layout.bytes and self.rows > self._blob.size):
             raise UnreadableImage(f"claims {self.rows} rows in {self._blob.size} bytes")
         self._group: _Group | None = None
 
@@ -209,8 +210,8 @@ def _image(table: Table, row: int) -> tuple[bytes, str | None]:
 def index(uri: str, name: str, stamp: str, origin: Origin) -> Iterator[Item]:
     """Items of one Parquet file, in the order of its rows, their ids not yet told apart.
 
-    Ids are those of a column `id` or `__key__`, else the paths that images once had where they differ, else the name
-    of the file with the number of the row.
+    Ids are those of a column `id` or `__key__`, else the paths that images once had where they differ (with the window
+    where rows have one), else the name of the file with the number of the row.
 
     Args:
         uri: of the file.
@@ -226,8 +227,6 @@ def index(uri: str, name: str, stamp: str, origin: Origin) -> Iterator[Item]:
         table = Table(path)
         yield from _items(table, uri, name, stamp, origin)
     except (UnreadableImage, OSError) as error:
-        if isinstance(error, FileNotFoundError):
-            raise ConfigError(f"there is no file {path}") from None
         yield Item.unusable(name, uri, str(error), stamp)
 
 
@@ -259,12 +258,15 @@ def _items(table: Table, uri: str, name: str, stamp: str, origin: Origin) -> Ite
             id = None if row[layout.id] is None else ids.accept(str(row[layout.id]))
         else:
             id = origin.id_of(path) if paths_name and path else None
-        if id is None or ids.leaves_root(id):
-            id = numbered
+        numbers_name = id is None or ids.leaves_root(id)
+        id = numbered if id is None or numbers_name else id
         if layout.bytes:
             yield Item(id, uri, None, str(number), stamp)
             continue
-        yield _pointed(id, row, path, uri, stamp, origin)
+        item = _pointed(id, row, path, uri, stamp, origin)
+        if item.window and not layout.id and not numbers_name:  # one path has many windows
+            item = replace(item, id=ids.window_id(id, item.window))
+        yield item
 
 
 def _pointed(id: str, row: dict[str, Any], path: Any, uri: str, stamp: str, origin: Origin) -> Item:

@@ -80,7 +80,7 @@ def train(
         vae, seen, side = None, [pool.digest], resolution
         if settings.vae:
             latents.check(pool, settings, resolution)
-            vae = latents.load_vae(settings.vae, bands=bands, resolution=resolution)
+            vae = latents.load_vae(settings.vae, bands=bands, resolution=resolution).to(place)
             seen.append(latents.fingerprint(vae))
             side, bands = resolution // latents.factor(vae), vae.config.latent_channels
         model = models.build(
