@@ -3,6 +3,7 @@
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <optional>
 
 #include "caster.h"
@@ -64,6 +65,9 @@ void patch_entropy(const Tensor& images, const Tensor& valid, const Tensor& lut,
     check_dtype("lut", lut, kDLUInt, 8, "uint8");
     check_same_device({{"images", &images}, {"lut", &lut}});
   }
+  RSPRUNE_CHECK(std::min(s.patch, s.height) * std::min(s.patch, s.width) < int64_t{1} << 32,
+                "patch must have fewer than 2^32 pixels, got ", s.patch, " x ", s.patch, " of images of ",
+                s.height, " x ", s.width);
   const void* source = images.data("images");
   const auto* mask = valid ? static_cast<const uint8_t*>(valid.data("valid")) : nullptr;
   const auto* bins = lut ? static_cast<const uint8_t*>(lut.data("lut")) : nullptr;

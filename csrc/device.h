@@ -11,6 +11,7 @@ struct DeviceGuard {
   ~DeviceGuard();
   DeviceGuard(const DeviceGuard&) = delete;
   DeviceGuard& operator=(const DeviceGuard&) = delete;
+  const int own;
   int previous = 0;
 };
 

@@ -13,6 +13,8 @@
 #pragma once
 #include <cstdint>
 
+#include "host_device.h"
+
 namespace rsprune {
 
 enum class Pixel { u8, u16 };
@@ -22,10 +24,10 @@ struct EntropyShape {
   int64_t channels;
   int64_t patch;  // side of a square patch, pixels
   int64_t lut_bands;
-  int64_t rows() const { return patches(height); }
-  int64_t cols() const { return patches(width); }
+  RSPRUNE_HOST_DEVICE int64_t rows() const { return patches(height); }
+  RSPRUNE_HOST_DEVICE int64_t cols() const { return patches(width); }
   // Written so that a patch of any size, which then holds the whole image, does not overflow.
-  int64_t patches(int64_t side) const { return side > 0 ? (side - 1) / patch + 1 : 0; }
+  RSPRUNE_HOST_DEVICE int64_t patches(int64_t side) const { return side > 0 ? (side - 1) / patch + 1 : 0; }
 };
 
 constexpr double kEntropyScale = 65536.0;  // units of T per bit and pixel

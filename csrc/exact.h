@@ -3,11 +3,7 @@
 #include <cmath>
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define RSPRUNE_HOST_DEVICE __host__ __device__
-#else
-#define RSPRUNE_HOST_DEVICE
-#endif
+#include "host_device.h"
 
 namespace rsprune {
 

@@ -50,6 +50,31 @@ def test_many_dimensions_and_many_centers(device, isa):
     )
 
 
+@pytest.fixture
+def flushed():
+    """A process that takes numbers below 2^-126 for 0, as some libraries have it."""
+    if not torch.set_flush_denormal(True):
+        pytest.skip("this processor cannot")
+    yield
+    torch.set_flush_denormal(False)
+
+
+@pytest.mark.parametrize("dim", [1, 5, 17, 64])
+def test_small_numbers_count_where_the_process_flushes_them(flushed, isa, dim):
+    """Halves below 2^-14, whose bits are a small float32; products that are small though no factor is."""
+    x = torch.full((1, dim), 2.0**-20, dtype=torch.float16)
+    centers = np.stack([np.zeros(dim, np.float32), np.full(dim, 2.0**-20, np.float32)])
+    labels, distances = assign(x, centers, "cpu")
+    assert (labels[0], distances[0]) == (1, 0)
+    assert assign(x, centers[:1], "cpu")[1][0] == np.float32(dim * 2.0**-40)
+    far = np.zeros((2, 1008), np.float32)
+    far[0], far[1, 0] = 1e-19, 2e-19
+    assert assign(np.zeros((1, 1008), np.float32), far, "cpu")[0] == [1]
+    sums, counts = torch.zeros(1, dim, dtype=torch.float64), torch.zeros(1, dtype=torch.int64)
+    _C.kmeans_sums(x, torch.zeros(1, dtype=torch.int32), sums, counts)
+    assert sums.tolist() == [[2.0**-20] * dim]
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("offset", [0, 3, 100])
 def test_storage_types(device, isa, dtype, offset):

@@ -266,6 +266,14 @@ def test_large_and_constant_patches(machine, monkeypatch):
         assert not np.signbit(got).any()
 
 
+@pytest.mark.parametrize("kernel", ["simple", "fast"])
+@pytest.mark.parametrize("patch", [64, 2**31, 2**63 - 1])
+def test_patches_of_any_size_hold_the_whole_image(machine, monkeypatch, kernel, patch):
+    monkeypatch.setenv("RSPRUNE_CUDA_ENTROPY", kernel)
+    images = np.random.default_rng(6).integers(0, 256, (2, 24, 40), np.uint8)
+    np.testing.assert_array_equal(entropy(machine, images, patch), patch_entropy(images, 40))
+
+
 def test_rows_of_a_tile_lie_in_different_banks(library):
     """What one phase of ldmatrix reads, 16 bytes of 8 rows, touches all 32 banks; and every chunk has one place."""
     places = {library.swizzled_offset(row, chunk) for row in range(128) for chunk in range(8)}

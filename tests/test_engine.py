@@ -231,8 +231,11 @@ def test_a_dry_run_leaves_a_run_as_it_is(images, tmp_path, rsprune):
     assert {f: f.stat().st_mtime_ns for f in out.rglob("*")} == before
 
 
-def fake_torch(cuda, devices=0):
-    there = SimpleNamespace(device_count=lambda: devices)
+def fake_torch(cuda, devices=0, oldest=9):
+    """Of a machine whose first device may be older than the others."""
+    there = SimpleNamespace(
+        device_count=lambda: devices, get_device_capability=lambda i: (9 if i else oldest, 5)
+    )
     return SimpleNamespace(version=SimpleNamespace(cuda=cuda), cuda=there, __spec__="there")
 
 
@@ -243,6 +246,12 @@ def fake_torch(cuda, devices=0):
         (None, None, "cpu", "PyTorch is not installed"),
         (None, fake_torch(None), "cpu", "PyTorch is installed without CUDA"),
         (None, fake_torch("13.0", 0), "cpu", "PyTorch finds 0 CUDA devices"),
+        (
+            None,
+            fake_torch("13.0", 2, oldest=7),
+            "cpu",
+            "device 0 is of compute capability 7.5, and .* need 8.0",
+        ),
         (None, fake_torch("13.0", 2), "cuda", None),
     ],
 )

@@ -10,8 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 import collection
+import image_files
 from rsprune.cli import main
 from rsprune.errors import ConfigError
 from rsprune.prepared import describe_file, describe_folder, read_labelled
@@ -110,6 +112,54 @@ def test_a_prepared_reference_stands_in_for_its_folder(rsprune, run, tmp_path):
     assert by_file[0]["candidates"] == by_folder[0]["candidates"]
     assert by_file[0]["references"]["tiles"]["licence"] == "CC0"
     assert by_file[1].equals(by_folder[1])
+
+
+def bands_of_16_bits(folder: Path) -> Path:
+    """The real tiles as class folders of GeoTIFFs: a band that means nothing, then blue, green and red times 11."""
+    for tile in collection.tiles():
+        pixels = np.asarray(Image.open(tile).convert("RGB")).astype(np.uint16) * 11
+        name = folder / tile.parent.name / f"{tile.stem}.tif"
+        name.parent.mkdir(parents=True, exist_ok=True)
+        image_files.write_tiff(name, np.dstack([pixels[..., 0] ^ 77, pixels[..., ::-1]]))
+    return folder
+
+
+def test_a_reference_is_read_as_the_pool_is(rsprune, tmp_path):
+    """Bands and range of the pool; one that lacks these bands is read as it is."""
+    pytest.importorskip("rasterio")
+    tiles, out = bands_of_16_bits(tmp_path / "tiles"), tmp_path / "run"
+    given = ("--bands", "4,3,2", "--scale", "0,2816", "--tile", 32)
+    line = (
+        "run",
+        tiles,
+        "-o",
+        out,
+        "--workers",
+        1,
+        "-q",
+        "--keep",
+        0.5,
+        *given,
+        "--reference",
+        f"{tiles}=same",
+    )
+    code, _, said = rsprune(*line, "--reference", f"{collection.TILES}=rgb")
+    assert code == 0, said
+    same, rgb = (Run.open(out / "references" / name) for name in ("same", "rgb"))
+    assert same.settings.scan.sources[0].bands == (4, 3, 2)
+    assert same.json("radiometry.json")[0]["scale"] == [[0, 2816]]
+    assert len(same.table("scan")) == len(collection.tiles())  # classes are not cut into windows
+    assert rgb.settings.scan.sources[0].bands is None
+    assert same.table("score")["entropy"].equals(rgb.table("score")["entropy"])
+
+
+def test_bands_that_the_encoder_cannot_take_are_said_before_an_image_is_decoded(rsprune, tmp_path):
+    tiles = bands_of_16_bits(tmp_path / "tiles")
+    code, _, said = rsprune(
+        "run", tiles, "-o", tmp_path / "run", "--workers", 1, "--bands", "1,2", "--keep", 0.5
+    )
+    assert (code, "cannot tell which of 2 bands" in said) == (2, True)
+    assert not list((tmp_path / "run").glob("scores/*"))
 
 
 def test_a_reference_of_another_encoder_is_refused_before_anything_is_lost(rsprune, run, tmp_path):

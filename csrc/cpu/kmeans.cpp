@@ -12,6 +12,7 @@
 #include <optional>
 #include <vector>
 
+#include "cpu/denormals.h"
 #include "cpu/kmeans_regions.h"
 #include "exact.h"
 
@@ -160,6 +161,7 @@ struct Assigner {
 int64_t kmeans_assign_cpu(const void* x, Float type, const float* center, int32_t* label, float* distance,
                           AssignShape shape) {
   if (shape.points == 0) return 0;
+  const KeepDenormals here;
   const CenterRows centers(center, shape);
   if (!centers.any_usable) {
     std::fill(label, label + shape.points, -1);
@@ -174,6 +176,7 @@ int64_t kmeans_assign_cpu(const void* x, Float type, const float* center, int32_
 
 #pragma omp parallel num_threads(threads)
   {
+    const KeepDenormals in_thread;
     Assigner::Worker& worker = workers[omp_get_thread_num()];
 #pragma omp for schedule(dynamic)
     for (size_t b = 0; b < blocks.size(); ++b) assigner.run(blocks[b], worker);

@@ -7,6 +7,8 @@
 #include <numeric>
 #include <utility>
 
+#include "cpu/denormals.h"
+
 namespace rsprune {
 namespace {
 
@@ -76,6 +78,7 @@ void find_regions(const Screen& middles, const std::vector<int64_t>& points, int
   const auto count = static_cast<int64_t>(points.size());
 #pragma omp parallel for schedule(static) num_threads(threads)
   for (int64_t first = 0; first < count; first += middles.block()) {
+    const KeepDenormals in_thread;
     ScreenScratch& s = scratch[omp_get_thread_num()];
     const int64_t block = std::min(middles.block(), count - first);
     middles.run(points.data() + first, block, s);

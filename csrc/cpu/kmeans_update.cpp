@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <vector>
 
+#include "cpu/denormals.h"
 #include "cpu/kmeans_kernel.h"
 
 namespace rsprune {
@@ -17,6 +18,7 @@ void kmeans_sums_cpu(const void* x, Float type, const int32_t* label, double* su
 
 #pragma omp parallel for schedule(static)
   for (int64_t first = 0; first < shape.dim; first += kSlice) {
+    const KeepDenormals in_thread;
     const int64_t n = std::min(kSlice, shape.dim - first);
     float row[kSlice];
     for (int64_t i = 0; i < shape.points; ++i) {
@@ -37,6 +39,7 @@ void kmeans_closer_cpu(const float* x, const float* candidate, const float* clos
 
 #pragma omp parallel for schedule(static)
   for (int64_t b = 0; b < blocks; ++b) {
+    const KeepDenormals in_thread;
     const int64_t first = b * kBlock;
     const int64_t count = std::min(kBlock, points - first);
     float* to = out + first * kCandidates;

@@ -22,10 +22,14 @@ const char* cuda_unavailable() {
   return cudaGetErrorString(error);
 }
 
-DeviceGuard::DeviceGuard(int device) {
+// Making a device current makes a context on it, so nothing is set that is current already.
+DeviceGuard::DeviceGuard(int device) : own(device) {
   RSPRUNE_CUDA_CHECK(cudaGetDevice(&previous));
-  RSPRUNE_CUDA_CHECK(cudaSetDevice(device));
+  if (previous != own) RSPRUNE_CUDA_CHECK(cudaSetDevice(own));
 }
-DeviceGuard::~DeviceGuard() { cudaSetDevice(previous); }
+DeviceGuard::~DeviceGuard() {
+  // A device that cannot be made current again is for whoever uses it next to say.
+  if (previous != own && cudaSetDevice(previous) != cudaSuccess) cudaGetLastError();
+}
 
 }  // namespace rsprune

@@ -34,7 +34,7 @@ struct Block {
 template <typename T>
 inline bool fits(EntropyShape s, const void* image, int bytes) {
   const int64_t pixel = s.channels * static_cast<int64_t>(sizeof(T));
-  return reinterpret_cast<uintptr_t>(image) % bytes == 0 && s.patch * pixel % bytes == 0 &&
+  return reinterpret_cast<uintptr_t>(image) % bytes == 0 && s.patch % bytes * pixel % bytes == 0 &&
          s.width * pixel % bytes == 0;
 }
 
@@ -69,7 +69,7 @@ __global__ void __launch_bounds__(Block<kBands>::kWarps * 32, 4)
     add(bin << 2, histogram_base(own, band));
   };
 
-  const int64_t rows = (s.height + s.patch - 1) / s.patch, cols = (s.width + s.patch - 1) / s.patch;
+  const int64_t rows = s.rows(), cols = s.cols();
   const int64_t patches = s.images * rows * cols;
   const int turns = 32 / bands;  // patches of a warp whose results its lanes hold until they are written
   const int64_t per_block = static_cast<int64_t>(turns) * kWarps;

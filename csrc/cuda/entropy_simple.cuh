@@ -25,7 +25,7 @@ __global__ void __launch_bounds__(kThreads)
   for (int64_t c = threadIdx.x; c < min(kTable, area + 1); c += kThreads)
     table[c] = static_cast<uint32_t>(entropy_term(c));
 
-  const int64_t rows = (s.height + s.patch - 1) / s.patch, cols = (s.width + s.patch - 1) / s.patch;
+  const int64_t rows = s.rows(), cols = s.cols();
   const int64_t patches = s.images * rows * cols;
   for (int64_t p = blockIdx.x; p < patches; p += gridDim.x) {
     const int64_t n = p / (rows * cols), y = p / cols % rows * s.patch, x = p % cols * s.patch;

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from numbers import Integral, Real
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
@@ -16,6 +17,9 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from rsprune import _C
 from rsprune.ops import kmeans_assign
+
+if TYPE_CHECKING:
+    import torch
 
 _BLOCK = 1 << 18  # rows read at a time, so that a memory map is never in memory as a whole
 _SEED_ROWS = 32  # per cluster, that k-means++ chooses from; with more, inertia gains less than seeds differ
@@ -102,8 +106,6 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
     def _fit_on_device(self, X: Any) -> KMeans:
         try:
             import torch
-
-            from rsprune import cluster_device
         except ImportError as error:
             raise ImportError(
                 "KMeans on a device needs PyTorch; install it with: pip install 'rsprune[torch]'"
@@ -112,6 +114,14 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         device: torch.device = torch.device(x.device if self.device is None else self.device)
         if device.type == "cuda" and device.index is None:
             device = torch.device("cuda", torch.cuda.current_device())
+        with torch.cuda.device(device) if device.type == "cuda" else nullcontext():
+            return self._fit_rows(x, device)
+
+    def _fit_rows(self, x: Any, device: torch.device) -> KMeans:
+        import torch
+
+        from rsprune import cluster_device
+
         if x.ndim != 2 or 0 in x.shape:
             raise ValueError(f"X must have shape [N, D], got {list(x.shape)}")
         self.n_features_in_ = x.shape[1]

@@ -63,7 +63,7 @@ class Rows:
     def take(self, rows: np.ndarray) -> np.ndarray:
         """Rows by number: float32 `[n, D]` on the host."""
         if self._host is not None:
-            return _tensor(self._host[rows]).float().numpy()
+            return _tensor(self._host[rows]).float().cpu().numpy()
         return self._resident[torch.from_numpy(rows).to(self.device)].float().cpu().numpy()
 
     def bounds(self) -> torch.Tensor | None:

@@ -31,6 +31,9 @@ IN_FLIGHT = 2  # tasks per worker that are handed out, so that nobody waits and 
 _DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS)  # another attempt makes no room
 
 
+_OLDEST_MAJOR = 8  # Ampere, as in csrc/cuda/device.cu
+
+
 @dataclass(frozen=True)
 class Failed(Generic[T]):
     """A task that was given up: why, in words, and the last traceback."""
@@ -57,7 +60,8 @@ def choose_device(wanted: str) -> str:
         return wanted
     if not (found := re.fullmatch(r"auto|cuda(?::(\d{1,4}))?", wanted)):
         raise ConfigError(f"device is {wanted!r}: give auto, cpu, cuda or cuda:INDEX")
-    reason = cuda_unavailable() or torch_lacks_cuda(int(found[1] or 0))
+    index = int(found[1] or 0)
+    reason = cuda_unavailable() or torch_lacks_cuda(index) or _kernels_lack(index)
     if wanted == "auto":
         return "cpu" if reason else "cuda"
     if reason:
@@ -75,6 +79,16 @@ def torch_lacks_cuda(index: int) -> str | None:
         return "PyTorch is installed without CUDA"
     count = torch.cuda.device_count()
     return None if index < count else f"PyTorch finds {count} CUDA devices"
+
+
+def _kernels_lack(index: int) -> str | None:
+    """Why kernels cannot run on CUDA device `index`, which PyTorch can use; `cuda_unavailable` looks for any device."""
+    import torch
+
+    major, minor = torch.cuda.get_device_capability(index)
+    if major >= _OLDEST_MAJOR:
+        return None
+    return f"device {index} is of compute capability {major}.{minor}, and the kernels need 8.0"
 
 
 def map_parts(function: Callable[[T], R], tasks: Sequence[T], workers: int) -> Iterator[R | Failed[T]]:

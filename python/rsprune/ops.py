@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import operator
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import numpy as np
@@ -72,7 +73,8 @@ def patch_entropy(
     n, height, width = images.shape[:3]
     shape = (n, -(-height // patch), -(-width // patch), *images.shape[3:])
     out = _empty(shape, "float32", images) if out is None else _output("out", out)
-    _C.patch_entropy(images, valid, table, out, patch, _stream(images))
+    with _on_device(images):
+        _C.patch_entropy(images, valid, table, out, patch, _stream(images))
     return out
 
 
@@ -107,8 +109,9 @@ def kmeans_assign(
     else:
         labels, distances = _output("out[0]", out[0]), _output("out[1]", out[1])
     if _library(x) == "cupy" or (_library(x) == "torch" and x.is_cuda):
-        workspace = _empty((_C.kmeans_workspace(x, centers),), "uint8", x)
-        _C.kmeans_assign(x, centers, labels, distances, _stream(x), workspace)
+        with _on_device(x):
+            workspace = _empty((_C.kmeans_workspace(x, centers),), "uint8", x)
+            _C.kmeans_assign(x, centers, labels, distances, _stream(x), workspace)
     else:
         _C.kmeans_assign(x, centers, labels, distances)
     return labels, distances
@@ -176,6 +179,16 @@ def _place_like(table: np.ndarray, like: Array) -> Array:
         with like.device:
             return cupy.asarray(table)
     return table
+
+
+def _on_device(x: Array) -> AbstractContextManager[Any]:
+    """Makes the GPU of an array current, as its library does it: without a context on the one that was."""
+    library = _library(x)
+    if library == "torch" and x.is_cuda:
+        import torch
+
+        return torch.cuda.device(x.device)
+    return x.device if library == "cupy" else nullcontext()
 
 
 def _stream(x: Array) -> int:

@@ -34,7 +34,7 @@ class Encoder(Protocol):
         device: where it computes.
 
     An encoder may have ``check_bands(bands: Mapping[str, int])``, which is called with the band count of every
-    source before the first image is read, and raises `ConfigError` that names the source it cannot take.
+    source before the first image is decoded, and raises `ConfigError` that names the source it cannot take.
     """
 
     @property

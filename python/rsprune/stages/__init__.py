@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rsprune.stages.check import check
 from rsprune.stages.cluster import cluster_images
-from rsprune.stages.embed import embed_images, embedding_size
+from rsprune.stages.embed import check_encoder, embed_images, embedding_size
 from rsprune.stages.job import Job
 from rsprune.stages.page import write_page
 from rsprune.stages.scan import scan_images
@@ -27,6 +27,7 @@ def run_all(job: Job) -> None:
     """Every stage up to the report; stages that are complete are not repeated."""
     check(job)
     scan_images(job, features=lambda: embedding_size(job))
+    check_encoder(job)
     score_images(job)
     embed_images(job)
     cluster_images(job)

@@ -23,7 +23,7 @@ from rsprune.errors import ConfigError
 from rsprune.files import is_whole, write_array
 from rsprune.layout import digest
 from rsprune.run import Run
-from rsprune.stages.encode import STATE, Encoding, Sample, encode, learn, sample_images
+from rsprune.stages.encode import STATE, Encoding, Sample, check_bands_of, encode, learn, sample_images
 from rsprune.stages.job import Job
 from rsprune.stages.scan import check_readable
 
@@ -64,6 +64,12 @@ def check_embeddings(job: Job) -> None:
     """Raises `ConfigError` where there is no file of the embeddings that are given."""
     if job.settings.embed.embeddings:
         _identity(Path(job.settings.embed.embeddings))
+
+
+def check_encoder(job: Job) -> None:
+    """Raises `ConfigError` where the encoder cannot take the bands that were scanned."""
+    if not job.settings.embed.embeddings:
+        check_bands_of(job.run, Encoding(job.settings.embed.encoder, job.device).load())
 
 
 def embedding_size(job: Job) -> int:

@@ -59,7 +59,7 @@ def learn(job: Job, name: str, state: Path) -> Encoding:
         ConfigError: the encoder or something that it needs is not there, or it cannot take the run's bands.
     """
     run, encoder = job.run, Encoding(name, job.device).load()
-    _check_bands(run, encoder)
+    check_bands_of(run, encoder)
     if not isinstance(encoder, LearntEncoder):
         return Encoding(name, job.worker_device)
     if not state.exists():
@@ -84,7 +84,7 @@ def learnt(job: Job, name: str, state: Path | None) -> Encoding:
                 "mean nothing before: give the run the reference as a folder, --reference DIR"
             )
         encoding = Encoding(name, job.device, state, sha256(state))
-    _check_bands(job.run, encoding.load())
+    check_bands_of(job.run, encoding.load())
     return encoding.on(job.worker_device)
 
 
@@ -157,7 +157,8 @@ def encode(run: Run, name: str, local: Sequence[int] | np.ndarray, encoding: Enc
     return features
 
 
-def _check_bands(run: Run, encoder: Encoder) -> None:
+def check_bands_of(run: Run, encoder: Encoder) -> None:
+    """Raises `ConfigError` where an encoder cannot take the bands of a run's sources."""
     sources = run.settings.scan.sources
     declared = run.json("radiometry.json")
     check_bands(encoder, {c.name or c.path: d["bands"] for c, d in zip(sources, declared, strict=True)})

@@ -14,16 +14,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rsprune.config import ScanConfig, SourceConfig
+from rsprune.config import ScanConfig
 from rsprune.embedding import Transform
-from rsprune.errors import ConfigError, UnreadableImage
+from rsprune.errors import ConfigError
 from rsprune.layout import digest
 from rsprune.locations import source_scheme, source_values
-from rsprune.radiometry import Radiometry
 from rsprune.rows import finite_rows, most_similar, unit_rows
 from rsprune.run import Run
-from rsprune.sources import open_source
 from rsprune.sources.store import is_url
+from rsprune.stages.beside import like_the_pool
 from rsprune.stages.embed import TRANSFORM
 from rsprune.stages.features import features_of_run
 from rsprune.stages.job import Job
@@ -129,7 +128,7 @@ def _prepare(job: Job, where: str, name: str, transform: Transform) -> Exclusion
     if other.config_path.is_file():
         sources = other.settings.scan.sources
     else:
-        sources = (_like_the_pool(job.run, where, name),)
+        sources = (like_the_pool(job.run, where, name, windows=True),)
     scan = ScanConfig(sources, part_size=job.settings.scan.part_size, max_bad=job.settings.scan.max_bad)
     run = Run(job.run.path / "excluded" / name)
     run.path.mkdir(parents=True, exist_ok=True)
@@ -142,26 +141,6 @@ def _prepare(job: Job, where: str, name: str, transform: Transform) -> Exclusion
 
 def _is_table(path: str) -> bool:
     return path.endswith(".parquet") and Path(path).is_file()
-
-
-def _like_the_pool(run: Run, path: str, name: str) -> SourceConfig:
-    """Settings to read the set with: those of the first source of the pool that its first image fits.
-
-    Copies have equal contents only if they are read with the same bands and cut into the same windows.
-    """
-    plain = SourceConfig(path, name)
-    for config, declared in zip(run.settings.scan.sources, run.json("radiometry.json"), strict=True):
-        mask = config.mask if config.mask and config.mask[0].isdigit() else None  # others lie beside the pool
-        scale = Radiometry.from_json(declared).scale
-        like = replace(config, path=path, name=name, scale=scale, mask=mask)
-        source = open_source(like)
-        try:
-            header = source.header(next(iter(source.items())))
-        except UnreadableImage:
-            continue
-        if (header.bands, header.dtype) == (declared["bands"], declared["dtype"]):
-            return like
-    return plain
 
 
 def _hashes(run: Run) -> frozenset[str]:

@@ -20,6 +20,7 @@ from rsprune.locations import source_values
 from rsprune.prepared import describe_file, describe_folder, read_labelled, write_prepared
 from rsprune.run import Run
 from rsprune.scenes import Reference
+from rsprune.stages.beside import like_the_pool
 from rsprune.stages.embed import TRANSFORM
 from rsprune.stages.features import RawFeatures, features_alone, features_of_run, given_features
 from rsprune.stages.job import Job
@@ -164,8 +165,9 @@ def _prepare(job: Job, source: SourceConfig, transform: Transform) -> PreparedRe
         fingerprint = digest(str(path), stat.st_size, stat.st_mtime_ns)
         return PreparedReference(source.name, fingerprint, None, path, transform, about=about)
     # A reference is a collection like any other: scanned and scored in a run folder of its own.
+    like = like_the_pool(job.run, source.path, source.name, windows=False)
     scan = ScanConfig(
-        sources=(source,), part_size=job.settings.scan.part_size, max_bad=job.settings.scan.max_bad
+        sources=(like,), part_size=job.settings.scan.part_size, max_bad=job.settings.scan.max_bad
     )
     run = Run(job.run.path / "references" / source.name)
     run.path.mkdir(parents=True, exist_ok=True)
