@@ -38,3 +38,13 @@ def test_cuda_reason_is_in_words():
     reason = rsprune.cuda_unavailable()
     assert rsprune.cuda_available() == (reason is None)
     assert reason is None or len(reason) > 5
+
+
+@pytest.mark.parametrize("first", ["Memorization", "memorization"])
+def test_metrics_are_functions_in_whatever_order_they_are_asked_for(first):
+    """None has the name of a module, which importing it would put in its place."""
+    code = (
+        f"from rsprune import evaluation; getattr(evaluation, {first!r}); "
+        "assert all(callable(getattr(evaluation, name)) for name in evaluation.__all__)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

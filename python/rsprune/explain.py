@@ -189,7 +189,7 @@ def _change(facts: dict[str, Any], select: SelectConfig) -> str | None:
     if reason == "exact_duplicate":
         return "No setting keeps both, as they have the same pixels."
     if reason == "unreadable":
-        return "Mend or replace the file and scan again with --overwrite."
+        return "Mend or replace the file and give the same 'rsprune run' again."
     return None
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rsprune.evaluation.frechet import FDInfinity, fd_infinity, frechet_distance
     from rsprune.evaluation.kernel import KernelDistance, kernel_distance
-    from rsprune.evaluation.memorization import Memorization, memorization
+    from rsprune.evaluation.copies import Memorization, memorization
     from rsprune.evaluation.neighbours import PRDC, prdc
     from rsprune.evaluation.vendi import vendi_score
 
@@ -32,11 +32,11 @@ _MODULES = {
     "PRDC": "neighbours",
     "FDInfinity": "frechet",
     "KernelDistance": "kernel",
-    "Memorization": "memorization",
+    "Memorization": "copies",
     "fd_infinity": "frechet",
     "frechet_distance": "frechet",
     "kernel_distance": "kernel",
-    "memorization": "memorization",
+    "memorization": "copies",
     "prdc": "neighbours",
     "vendi_score": "vendi",
 }
