@@ -9,9 +9,9 @@ import importlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from rsprune.evaluation.copies import Memorization, memorization
     from rsprune.evaluation.frechet import FDInfinity, fd_infinity, frechet_distance
     from rsprune.evaluation.kernel import KernelDistance, kernel_distance
-    from rsprune.evaluation.copies import Memorization, memorization
     from rsprune.evaluation.neighbours import PRDC, prdc
     from rsprune.evaluation.vendi import vendi_score
 
