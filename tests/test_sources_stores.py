@@ -346,7 +346,7 @@ class TestRetries:
 
 
 def test_masks_of_images_in_a_store(memory, tmp_path, monkeypatch):
-    """Beside each image and missing for one; a local one for all; one in the store for all, which is asked for once."""
+    """Beside each image and missing for one; a local one for all; one in the store for all, there or not."""
     for name in "abc":
         memory(f"/m/{name}.png", png(0, 24))
     clear = np.zeros((24, 24), np.uint8)
@@ -354,21 +354,26 @@ def test_masks_of_images_in_a_store(memory, tmp_path, monkeypatch):
         memory(f"/m/{name}_mask.png", encoded(clear))
     write_png(tmp_path / "mask.png", clear)
     memory("/other/mask.png", encoded(clear))
-    found, source = (
-        items("memory://m", mask="_mask.png:values=1"),
-        source_of("memory://m", mask="_mask.png:values=1"),
-    )
-    assert list(found) == ["a.png", "b.png", "c.png"]
-    assert source.read(found["a.png"]).pixels.shape == (24, 24, 3)
-    with pytest.raises(UnreadableImage, match="has a mask memory://m/c_mask.png that"):
-        source.header(found["c.png"])
-    assert [" " in found[f"{name}.png"].stamp for name in "abc"] == [True, True, False]
     asked, info = [], store.info
     monkeypatch.setattr(store, "info", lambda url: asked.append(url) or info(url))
-    for mask in (tmp_path / "mask.png", "memory://other/mask.png"):
+
+    def stamped(mask: str) -> list[bool]:
+        """Whether the stamps of a, b and c have a part of their masks."""
         found = items("memory://m", mask=f"{mask}:values=1")
-        assert all(" " in item.stamp for name, item in found.items() if "mask" not in name)
-    assert asked.count("memory://other/mask.png") == 1
+        return [" " in found[f"{name}.png"].stamp for name in "abc"]
+
+    assert stamped("_mask.png") == [True, True, False]
+    assert asked == ["memory://m"]  # what lies in the folder was listed with it
+    source = source_of("memory://m", mask="_mask.png:values=1")
+    item = {item.id: item for item in source.items()}
+    assert source.read(item["a.png"]).pixels.shape == (24, 24, 3)
+    with pytest.raises(UnreadableImage, match="has a mask memory://m/c_mask.png that"):
+        source.header(item["c.png"])
+    assert all(stamped(f"{tmp_path}/mask.png"))
+    asked.clear()
+    assert all(stamped("memory://other/mask.png"))
+    assert not any(stamped("memory://other/gone.png"))
+    assert asked.count("memory://other/mask.png") == asked.count("memory://other/gone.png") == 1
 
 
 def test_images_of_a_store_are_read_once_and_not_linked(memory, tmp_path, monkeypatch):
