@@ -243,7 +243,7 @@ def rsprune(
         unknown: most seats of the images of no known scene, in shares of what their number would give them;
             broken images resemble no scene more often than sound ones do.
         alpha: seats of a cluster ~ size^alpha * spread^beta, in its scene.
-        beta: see `alpha`.
+        beta: see `alpha`. An image alone in its scene's part of a cluster has no spread, and comes last in its scene.
         rank: order inside a cluster; see `rank_within`.
         mmr_lambda: for `mmr`.
         workers: threads.
