@@ -117,7 +117,9 @@ def test_copies_with_another_content_are_found_in_their_cell():
     assert found.tolist() == [-1] * 500 + copies.tolist()
 
 
-def test_a_cell_that_keeps_none_looks_into_its_cluster_and_then_into_the_nearest():
+@pytest.mark.parametrize("at_once", [1, 2, 2**16])
+def test_a_cell_that_keeps_none_looks_into_its_cluster_and_then_into_the_nearest(monkeypatch, at_once):
+    monkeypatch.setattr("rsprune.similar._SEARCHED", at_once)
     angle = np.radians([0, 1, 20, 21, 90, 60])
     x = np.stack([np.cos(angle), np.sin(angle)], axis=1)
     cells = Cells(np.array([0, 0, 1, 1, 2, 3]), np.array([0, 0, 1, 2]))

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from ground import features, images
+from rsprune.terminal import Terminal
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -94,6 +95,17 @@ def test_many_scenes_are_summed_up_in_the_closing_table(capsys, reported, monkey
     assert re.search(rf"9 smaller ones +│ +{sum(range(81, 90))} +│ +90 ", out)
 
 
+def test_names_are_printed_as_they_are(capsys):
+    """Also what looks like markup, or like the code of an emoji."""
+    path = "/data/[red]x:ok:y/a:id:b"
+    Terminal(as_json=True).result({"path": path}, "")
+    Terminal().result({}, path)
+    Terminal().say(path)
+    said = capsys.readouterr()
+    assert json.loads(said.out.splitlines()[0]) == {"path": path}
+    assert (said.out.splitlines()[1], said.err) == (path, path + "\n")
+
+
 def test_after_a_selection_the_way_to_its_page_is_said(rsprune, tmp_path):
     root, x = images(tmp_path / "in", 9), features(tmp_path / "x.npy", 9)
     line = ["run", root, "-o", tmp_path / "run", "--embeddings", x, "--workers", 1, "--n", 3]
@@ -105,8 +117,6 @@ def test_after_a_selection_the_way_to_its_page_is_said(rsprune, tmp_path):
 
 def test_progress_shows_the_rate_after_one_part_and_the_time_it_took(monkeypatch):
     from rich.console import Console
-
-    from rsprune.terminal import Terminal
 
     terminal, now = Terminal(), [0.0]
     shown = io.StringIO()

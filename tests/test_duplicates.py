@@ -12,6 +12,7 @@ import pytest
 
 from decided import of, pool, reasons, rsprune, scene
 from image_files import encoded, texture
+from rsprune import duplicates
 from rsprune.config import SelectConfig, SourceConfig
 from rsprune.duplicates import COLUMNS, Footprints, spatial_duplicates
 from rsprune.selection import decide
@@ -112,6 +113,26 @@ def test_the_grid_finds_what_comparing_all_finds(monkeypatch, seed, overlap):
     expected = plain(footprints, np.argsort(-quality), overlap, 20)
     assert found(footprints, quality, overlap=overlap, days=20) == expected
     assert 20 < sum(i >= 0 for i in expected) < n - 20
+
+
+def test_many_of_one_footprint_are_not_compared_all_with_all(monkeypatch):
+    """They come last, when blocks are large; blocks with too many pairs of equals are halved."""
+    others = [square(100 * i) for i in range(30)]
+    footprints = at([*others, *[square(-500)] * 40])
+    expected = [-1] * 31 + [30] * 39
+    assert found(footprints) == expected
+    monkeypatch.setattr("rsprune.duplicates._FIRST_BLOCK", 4)
+    monkeypatch.setattr("rsprune.duplicates._MOST_PAIRS", 40)
+    held, overlapping = [], duplicates._overlapping
+
+    def counted(placed, ours, theirs, *rest):
+        for pair in overlapping(placed, ours, theirs, *rest):
+            held.append(len(pair[0]) if ours is theirs else 0)
+            yield pair
+
+    monkeypatch.setattr("rsprune.duplicates._overlapping", counted)
+    assert found(footprints) == expected
+    assert max(held) <= 2 * 40 + 10
 
 
 # From files ---------------------------------------------------------------------------------------------------

@@ -191,8 +191,14 @@ def test_a_reference_of_several_sizes_is_refused(rsprune, trained, tmp_path):
     assert "give images of one size, or --tile" in error
 
 
-@pytest.mark.parametrize(("flags", "named"), [(("--training", "x"), "training"), (("--k", "7"), "k")])
-def test_what_is_for_images_is_refused_where_none_are_drawn(trained, rsprune, flags, named):
-    code, _, error = rsprune("evaluate", trained / "model", "--reference", trained / "held-out", *flags)
+def test_what_is_for_images_is_refused_where_none_are_drawn(trained, rsprune, tmp_path):
+    """Where it is given as an option; a settings file may hold it for other commands."""
+    line = ("evaluate", trained / "model", "--reference", trained / "held-out")
+    code, _, error = rsprune(*line, "--k", "7")
     assert code == 2
-    assert f"--{named} is for images, and of a model only the held-out loss is measured" in error
+    assert "--k is for images, and of a model only the held-out loss is measured" in error
+    code, _, error = rsprune(*line, "--training", trained / "train")
+    assert code == 2
+    assert "memorisation is of drawn images" in error
+    (tmp_path / "c.toml").write_text("[evaluate]\nk = 7\n")
+    assert rsprune(*line, "--config", tmp_path / "c.toml")[0] == 0

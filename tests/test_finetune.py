@@ -15,12 +15,17 @@ import torch
 from PIL import Image
 
 import collection
+import image_files
+from rsprune import config
 from rsprune.errors import ConfigError
 from rsprune.evaluation.denoising import Denoiser
 from rsprune.finetuning import foundation
 from rsprune.finetuning.config import SemanticConfig, SuperResolutionConfig
 from rsprune.finetuning.finetune import finetune, make_task, training_settings
-from rsprune.finetuning.given import bicubic, lowered, tensor_of
+from rsprune.finetuning.given import bicubic, lowered, stem, tensor_of
+from rsprune.radiometry import Radiometry
+from rsprune.run import Run
+from rsprune.stages import Job, scan_images
 from rsprune.training import checkpoint, ema, models
 from rsprune.training.config import checked
 from rsprune.training.sample import load_pipeline
@@ -103,7 +108,13 @@ def test_settings_are_those_of_the_foundation(trained, data):
     found = training_settings(task, {"data": str(data), "learning_rate": 1e-4})
     assert (found.resolution, found.pixel_unshuffle, found.model, found.condition) == (16, 2, "unet", "none")
     assert (found.learning_rate, found.timestep_sampling) == (1e-4, "uniform")
-    assert found.train_batch_size == 4  # not the default of training
+    # As many images per step as the foundation had, in pieces of at most the default.
+    assert (found.train_batch_size, found.gradient_accumulation_steps) == (4, 1)
+    task.foundation.state["images_per_step"] = 1024
+    found = training_settings(task, {"data": str(data)})
+    assert (found.train_batch_size, found.gradient_accumulation_steps) == (32, 32)
+    found = training_settings(task, {"data": str(data), "gradient_accumulation_steps": 4})
+    assert (found.train_batch_size, found.gradient_accumulation_steps) == (32, 4)
     network = models.build(found, bands=3, resolution=16, conditions=0, given=3)
     assert network.config.block_out_channels == [8, 16]
     assert network.config.in_channels == 24
@@ -231,6 +242,45 @@ def test_semantic_synthesis_follows_layouts_that_are_cropped_alike(trained, data
 def refused(task, data: Path, tmp_path: Path, match: str, **changes) -> None:
     with pytest.raises(ConfigError, match=match):
         finetune(task, {**STEPS, "data": str(data), **changes}, tmp_path / "refused", device="cpu")
+
+
+def test_held_out_images_have_the_range_of_the_training_images(tmp_path):
+    """Of folders that are not 8-bit; a run with another range of its own is refused."""
+    folders = {}
+    for name, factor in (("train", 40), ("held_out", 20)):
+        for i, tile in enumerate(collection.tiles()[:12]):
+            pixels = np.asarray(Image.open(tile).convert("RGB"))[:16, :16].astype(np.uint16) * factor
+            folders[name] = tmp_path / name
+            folders[name].mkdir(exist_ok=True)
+            image_files.write_tiff(folders[name] / f"{i:02d}.tif", pixels + (name == "held_out"))
+    train(settings(folders["train"], pixel_unshuffle=2), tmp_path / "foundation", device="cpu")
+    task = make_task(sharpening(tmp_path / "foundation", validation_data=str(folders["held_out"])))
+    wish = training_settings(task, {**STEPS, "data": str(folders["train"])})
+    pool = task.pool(wish, print)
+    (scale,) = pool.facts["scales"]
+    first = (
+        np.asarray(Image.open(collection.tiles()[0]).convert("RGB"))[:16, :16].astype(np.uint16)
+    ) * 20 + 1
+    at = task.held_out.ids.index("00.tif")
+    expected = Radiometry.from_json(scale).bins(first, bits=16)
+    np.testing.assert_array_equal(task.held_out.pixels[at], expected)
+    values = {"scan": {"sources": [{"path": str(folders["held_out"]), "scale": [[0, 9000]]}]}}
+    job = Job(Run(tmp_path / "run"), config.settings(values), workers=1, device="cpu")
+    job.run.path.mkdir()
+    scan_images(job)
+    other = sharpening(tmp_path / "foundation", validation_data=str(tmp_path / "run"))
+    refused(other, folders["train"], tmp_path, r"values \[\[0.* become 0 to 1, and .* --scale'")
+
+
+def test_too_few_held_out_layouts_are_said_before_training(trained, data, masks, tmp_path, monkeypatch):
+    monkeypatch.setattr("rsprune.evaluation.extractors.load_extractor", lambda *_, **__: object())
+    task = painting(trained, masks, kd=True, held_out=0.1)
+    refused(task, data, tmp_path, "held-out images are too few for the kernel distance .* --no-kd")
+
+
+def test_windows_of_one_scene_have_names_of_their_own():
+    assert stem("s/scene.tif#0,0,32,32") == "s/scene_0_0_32_32"
+    assert stem("s/a.b.png") == "s/a.b"
 
 
 def test_bad_input_is_one_sentence(trained, data, masks, tmp_path, monkeypatch):

@@ -153,6 +153,33 @@ def test_a_reference_is_read_as_the_pool_is(rsprune, tmp_path):
     assert same.table("score")["entropy"].equals(rgb.table("score")["entropy"])
 
 
+def test_bands_by_number_are_not_taken_from_files_of_other_bands(rsprune, tmp_path):
+    """Blue, green, red and infrared in the pool; in the reference red, green and blue, as files without numbers have."""
+    pytest.importorskip("rasterio")
+    for tile in collection.tiles():
+        pixels = np.asarray(Image.open(tile).convert("RGB"))
+        name = tmp_path / "tiles" / f"{tile.parent.name}-{tile.stem}.tif"
+        name.parent.mkdir(exist_ok=True)
+        image_files.write_tiff(name, np.dstack([pixels[..., ::-1], pixels[..., 0] ^ 77]))
+    out = tmp_path / "run"
+    line = ("run", tmp_path / "tiles", "-o", out, "--workers", 1, "-q", "--keep", 0.5, "--bands", "3,2,1")
+    code, _, said = rsprune(*line, "--reference", f"{collection.TILES}=rgb")
+    assert code == 0, said
+    assert Run.open(out / "references" / "rgb").settings.scan.sources[0].bands is None
+
+
+@pytest.mark.parametrize("end", ["=..", "=.", "/a/.."])
+def test_a_set_whose_name_is_no_folder_of_its_own(rsprune, run, tmp_path, end):
+    """It would be prepared in the run folder itself, in place of what is there."""
+    shutil.copytree(collection.TILES, tmp_path / "classes" / "a")
+    before = {f: f.read_bytes() for f in run.rglob("*") if f.is_file()}
+    for verb, flag in (("cluster", "--reference"), ("select", "--exclude-from")):
+        code, _, said = rsprune(verb, run, flag, f"{tmp_path}/classes{end}", "--workers", 1, "-q")
+        assert (code, "give it a name with" in said) == (2, True)
+    after = {f: f.read_bytes() for f in run.rglob("*") if f.is_file()}
+    assert all(after[f] == data for f, data in before.items() if f.name != ".lock")
+
+
 def test_bands_that_the_encoder_cannot_take_are_said_before_an_image_is_decoded(rsprune, tmp_path):
     tiles = bands_of_16_bits(tmp_path / "tiles")
     code, _, said = rsprune(

@@ -13,7 +13,7 @@ from rsprune.columns import Columns
 from rsprune.errors import ConfigError
 from rsprune.files import write_json
 from rsprune.filters import REASONS
-from rsprune.report import charts, maps, sheets, words, write_report
+from rsprune.report import charts, maps, search, sheets, words, write_report
 from rsprune.report.budget import nearest_better, what_if
 from rsprune.report.calibration import calibration_section
 from rsprune.report.maps import density
@@ -34,6 +34,14 @@ def test_numbers_are_those_of_the_decisions(reported, page):
     assert rows[-1][:2] == ["all images", "52"]
     assert f"{reasons['kept']} of 52 images kept" in page.text
     assert page.text.count("low entropy") == 2  # the table, and the sheet of dropped ones
+
+
+@pytest.mark.parametrize("searched", [30, 52])
+def test_as_many_images_can_be_searched_as_there_is_room_for(reported, monkeypatch, searched):
+    """Those that are shown anyway take no place twice."""
+    monkeypatch.setattr(search, "SEARCHED", searched)
+    facts = search.facts(Columns(reported), list(range(0, 52, 3)))
+    assert len(set(facts["id"])) == len(facts["id"]) == searched
 
 
 def test_scene_numbers_are_those_of_the_decisions(reported, page):

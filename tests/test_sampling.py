@@ -33,19 +33,26 @@ def drawn(pipe, **wish) -> np.ndarray:
 
 
 class Known(ModelMixin, ConfigMixin):
-    """Predicts the noise in images of independent normal values, which is known, but for an error of 2 %."""
+    """Predicts what is known of images of independent normal values, but for an error of 2 %."""
 
     @register_to_config
-    def __init__(self, in_channels: int = 3, out_channels: int = 3, sample_size: int = 16):
+    def __init__(
+        self, kind: str = "epsilon", in_channels: int = 3, out_channels: int = 3, sample_size: int = 16
+    ):
         super().__init__()
         self.nothing = torch.nn.Parameter(torch.zeros(1))
         self.kept = DDPMScheduler(beta_schedule="squaredcos_cap_v2").alphas_cumprod
         self.error = torch.Generator().manual_seed(0)
 
     def forward(self, sample, timestep):
-        image = sample[:, : self.config.out_channels]
-        noise = (1 - self.kept[timestep[0]]).sqrt() * image
-        return SimpleNamespace(sample=noise + 0.02 * torch.randn(image.shape, generator=self.error))
+        image, kept = sample[:, : self.config.out_channels], self.kept[timestep[0]]
+        known = {
+            "epsilon": (1 - kept).sqrt() * image,
+            "sample": kept.sqrt() * image,
+            "v_prediction": 0 * image,
+        }
+        error = 0.02 * torch.randn(image.shape, generator=self.error)
+        return SimpleNamespace(sample=known[self.config.kind] + error)
 
 
 class Eighth:
@@ -57,20 +64,30 @@ class Eighth:
         return SimpleNamespace(sample=code / 8)
 
 
-@pytest.mark.parametrize("part", ["latents", "residual"])
-def test_ddpm_draws_values_that_images_cannot_have(part):
-    """Of unit deviation, beyond -1 to 1, and not blown up by the first step, at which there is no image left."""
-    scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type="epsilon")
+def drawn_by_ddpm(part: str, kind: str, steps: int) -> torch.Tensor:
+    """Values [8, 3, 16, 16] that a network which knows them draws, as latents or as a residual."""
+    scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", prediction_type=kind)
     given = None if part == "latents" else torch.zeros(8, 3, 16, 16)
-    network = Known() if part == "latents" else Known(in_channels=6)
+    network = Known(kind, in_channels=3 if part == "latents" else 6)
     extra = {"vae": Eighth()} if part == "latents" else {"residual": 0.125}
     pipe = make_pipeline("unet", network, scheduler, labels=[], pixel_unshuffle=1, **extra)
-    images = pipe(
-        batch_size=8, given=given, generator=torch.Generator().manual_seed(0), output_type="pt"
-    ).images
-    values = 8 * (2 * images - 1)
+    wish = {"generator": torch.Generator().manual_seed(0), "num_inference_steps": steps, "output_type": "pt"}
+    return 8 * (2 * pipe(batch_size=8, given=given, **wish).images - 1)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("part", ["latents", "residual"])
+def test_ddpm_draws_values_that_images_cannot_have(part, kind):
+    """Of unit deviation, beyond -1 to 1, and not blown up by the first step, at which there is no image left."""
+    values = drawn_by_ddpm(part, kind, 25)
     assert values.std().item() == pytest.approx(1, abs=0.1)
     assert values.abs().max() > 2.5
+
+
+@pytest.mark.parametrize("kind", ["v_prediction", "sample"])
+def test_one_step_of_ddpm_is_the_expected_image(kind):
+    """Of normal values around 0 that is 0 everywhere, but for the error."""
+    assert drawn_by_ddpm("residual", kind, 1).abs().max() < 0.2
 
 
 @pytest.mark.parametrize("name", ["scenes", "ddpm"])

@@ -10,6 +10,7 @@ from PIL import Image
 import collection
 import training_case
 from rsprune.errors import ConfigError
+from rsprune.radiometry import Radiometry
 from rsprune.reading import Reader, rows
 from rsprune.training.pool import Pool, load
 from rsprune.training.sampler import Sampler
@@ -92,6 +93,26 @@ def test_sixteen_bit_values_are_scaled_and_it_is_said(tmp_path, bits, top):
     assert "not 8-bit" in said[0]
 
 
+def sixteen_bits(folder, values, names="abcd"):
+    """Writes images of one value each, and returns their folder."""
+    folder.mkdir()
+    for name, value in zip(names, values, strict=False):
+        Image.fromarray(np.full((32, 32), value, np.uint16)).save(folder / f"{name}.tif")
+    return folder
+
+
+def test_an_image_has_the_same_pixels_in_every_selection_of_a_folder(tmp_path):
+    """The range is that of the folder, not of what is kept."""
+    data = sixteen_bits(tmp_path / "data", (1000, 2000, 8000, 9000))
+    (tmp_path / "kept.txt").write_text("a.tif\nb.tif\n")
+    whole, kept = (load(settings(data, kept=k)) for k in ("all", str(tmp_path / "kept.txt")))
+    assert kept.ids == ["a.tif", "b.tif"]
+    np.testing.assert_array_equal(kept.pixels, whole.pixels[:2])
+    assert load(settings(data), radiometry=Radiometry(((0.0, 2**16),))).pixels[:, 0, 0, 0].tolist() == [
+        1000, 2000, 8000, 9000,
+    ]  # fmt: skip
+
+
 def test_a_file_of_another_type_is_named(tmp_path):
     data = tiles(tmp_path / "data", 3)
     Image.fromarray(np.full((32, 32), 500, np.uint16)).save(data / "zzz.png")
@@ -113,6 +134,14 @@ def test_more_images_than_memory(tmp_path, monkeypatch):
 def test_scenes_of_a_folder_are_its_folders(tmp_path):
     loaded = load(settings(tiles(tmp_path / "data"), condition="scene"))
     assert [loaded.names[i] for i in loaded.labels] == [id.split("/")[0] for id in loaded.ids]
+
+
+def test_one_folder_around_all_scenes_is_said(tmp_path):
+    tiles(tmp_path / "data" / "train")
+    with pytest.raises(
+        ConfigError, match="all images lie in the one folder 'train': give that folder as --data"
+    ):
+        load(settings(tmp_path / "data", condition="scene"))
 
 
 def test_scenes_of_a_run(tmp_path):

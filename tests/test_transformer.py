@@ -9,7 +9,7 @@ from sklearn.model_selection import GridSearchCV
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from rsprune import KMeans, PatchEntropy, patch_entropy
+from rsprune import KMeans, PatchEntropy, patch_entropy, transformer
 
 
 @parametrize_with_checks([PatchEntropy(patch=2)])
@@ -26,6 +26,13 @@ def test_equals_the_kernel_and_names_its_columns(shape):
     names = step.get_feature_names_out()
     assert len(names) == found.shape[1]
     assert names[-1] == ("entropy_1_2" if len(shape) == 2 else "entropy_0_0_2")
+
+
+def test_blocks_of_rows_are_put_together(monkeypatch):
+    x = np.random.default_rng(0).integers(0, 256, (23, 64)).astype(np.uint8)
+    whole = PatchEntropy((8, 8), patch=4, scale=(0, 256)).fit_transform(x)
+    monkeypatch.setattr(transformer, "_VALUES", 5 * 64)
+    np.testing.assert_array_equal(PatchEntropy((8, 8), patch=4, scale=(0, 256)).fit_transform(x), whole)
 
 
 def test_the_learnt_scale_fills_all_bins():

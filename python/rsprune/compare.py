@@ -224,14 +224,13 @@ def _coverage(
             "bounds: raise --sample."
         )
     found = judge_features(judge, selections[0].run, _rows(selections[0].run, ids[needed]), device=device)
-    x = np.full((len(ids), found.shape[1]), np.nan, np.float32)
-    x[needed] = found
     if missing := int(np.isnan(found[:, 0]).sum()):
         notes.append(
             f"{missing:,} of {len(needed):,} images drawn to judge coverage cannot be read any more."
         )
     dropped = [int((~k).sum()) for k in (*kept, chance)]
-    return [_distances(x[d], x[k], n) for (d, k), n in zip(drawn, dropped, strict=True)], notes
+    places = [tuple(np.searchsorted(needed, rows) for rows in pair) for pair in drawn]
+    return [_distances(found[d], found[k], n) for (d, k), n in zip(places, dropped, strict=True)], notes
 
 
 def _distances(dropped: np.ndarray, kept: np.ndarray, n_dropped: int) -> dict[str, Any] | None:

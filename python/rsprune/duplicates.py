@@ -21,6 +21,7 @@ _SECONDS_PER_DAY = 86_400
 _OCTAVES = 4096  # more than the exponents of a float
 _FIRST_BLOCK, _LARGEST_BLOCK = 1024, 2**21  # images accepted at once; each block sorts all accepted before it
 _PAIRS = 2**20  # compared at once
+_MOST_PAIRS = 2**22  # of equal footprints in a block, which are all held
 # They spread cells over 64 bits; that two cells may meet in one code only costs time.
 _CELL_PRIMES = np.array([0x9E3779B185EBCA87, 0xC2B2AE3D27D4EB4F], np.uint64)
 _FRAME_PRIME = np.uint64(0x165667B19E3779F9)
@@ -138,6 +139,9 @@ def spatial_duplicates(
     while done < len(stays):
         stop = min(len(stays), done + min(max(_FIRST_BLOCK, done), _LARGEST_BLOCK))
         block = np.arange(starts[done], starts[stop])
+        while stop - done > _FIRST_BLOCK and _pairs_of_equals(placed, block) > _MOST_PAIRS:
+            stop = done + (stop - done) // 2
+            block = np.arange(starts[done], starts[stop])
         before = np.flatnonzero(stays[image[: block[0]]] < 0)
         follows = np.full(stop - done, len(stays), dtype=np.int64)
         for ours, theirs in _overlapping(placed, block, before, overlap + _TOLERANCE, days):
@@ -173,6 +177,13 @@ class _Placed:
         box = footprints.box[rows]
         side = np.maximum(box[:, 2] - box[:, 0], box[:, 3] - box[:, 1])
         return cls(footprints.frame[rows], box, footprints.day[rows], side, np.frexp(side)[1])
+
+
+def _pairs_of_equals(placed: _Placed, rows: np.ndarray) -> int:
+    """Pairs of images with the same footprint, as of crops that kept the coordinates of their scene."""
+    places = np.column_stack([placed.frame[rows], placed.box[rows]])
+    counts = np.unique(places, axis=0, return_counts=True)[1].astype(np.int64)
+    return int((counts * (counts - 1) // 2).sum())
 
 
 def _overlapping(

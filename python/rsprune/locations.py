@@ -21,6 +21,12 @@ def source_values(text: str) -> dict[str, Any]:
     return {"path": absolute(path), "name": name or Path(absolute(path)).stem}
 
 
+def check_name(path: str, name: str) -> None:
+    """Raises `ConfigError` where what lies at `path` has a name that is no folder's of its own."""
+    if name in ("", ".", "..") or "/" in name:
+        raise ConfigError(f"{path} cannot be called {name!r}: give it a name with {path}=NAME")
+
+
 def source_scheme(path: str) -> str:
     """SCHEME of a source ``SCHEME:REST`` that a plug-in reads, "" for a path of the file system."""
     scheme = re.match(r"([a-z][a-z0-9+.-]+):(?!//)", path)

@@ -7,6 +7,7 @@ and what becomes void is unmarked before it is touched.
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -31,6 +32,13 @@ def admit(folder: Path, stage: str, fingerprint: str, *, overwrite: bool = False
         marker = None
     if marker and marker.fingerprint == fingerprint:
         return
+    if not overwrite and not marker_path(folder, stage).parent.exists():
+        ours = [*FOLDERS.values(), *(name for names in OUTPUTS.values() for name in names)]
+        if there := [name for name in ours if os.path.lexists(folder / name)]:
+            raise ConfigError(
+                f"{folder} holds {there[0]} and was not made by rsprune, or lacks its .stages: choose another folder "
+                "with -o, or throw that away with --overwrite"
+            )
     # A command that failed before its first part, as by a mistyped path, has left nothing to protect.
     if marker and stage in READS_IMAGES and part_files(folder, stage) and not overwrite:
         raise ConfigError(
@@ -64,7 +72,10 @@ def prepare(folder: Path, stage: str, inputs: str, names: Sequence[str] | None) 
     outputs = [folder / name for name in OUTPUTS.get(stage, ())]
     files = part_files(folder, stage)
     if stage not in READS_IMAGES:
-        if marker.complete and all(map(is_whole, [*outputs, *files])):
+        # A part for each of the manifest, where the stage has parts.
+        wanted = [file.stem for file in part_files(folder, "scan")] if stage in FOLDERS else []
+        all_there = [file.stem for file in files] == wanted
+        if marker.complete and all_there and all(map(is_whole, [*outputs, *files])):
             return False
         unfinish_after(folder, stage)
         replace(marker, complete=False).save(folder, stage)
@@ -150,4 +161,14 @@ def _empty(folder: Path, stage: str) -> None:
     for name in OUTPUTS.get(stage, ()):
         (folder / name).unlink(missing_ok=True)
     if stage in FOLDERS:
-        shutil.rmtree(folder / FOLDERS[stage], ignore_errors=True)
+        _remove(folder / FOLDERS[stage])
+
+
+def _remove(path: Path) -> None:
+    """A folder with what is in it; where it is a link to one on another disk, that one is emptied. Raises `OSError`."""
+    if not path.is_symlink():
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(path)
+        return
+    for entry in path.iterdir() if path.is_dir() else ():
+        _remove(entry) if entry.is_dir() and not entry.is_symlink() else entry.unlink()

@@ -13,6 +13,7 @@ from rsprune.rows import content_numbers, groups, in_threads, most_similar, unit
 _NONE = -1
 _COSINE_EPSILON = 1e-6  # float32 rounding of the cosine of a row with itself
 _LEADER_BLOCK = 256  # rows compared with the accepted ones at once
+_SEARCHED = 2**16  # dropped images at once whose nearest kept one is looked for
 
 
 def exact_duplicates(
@@ -131,8 +132,11 @@ def nearest_kept(
         else:
             apart = np.square(holder_centers - np.asarray(centers[cluster], np.float32)).sum(axis=1)
             others = in_cluster[int(holders[apart.argmin()])]
-        at, similarity[rows] = most_similar(unit_rows(x[rows]), unit_rows(x[others]))
-        nearest[rows] = others[at]
+        vectors = unit_rows(x[others])
+        for start in range(0, len(rows), _SEARCHED):  # of what filters drop a cell may hold millions
+            part = rows[start : start + _SEARCHED]
+            at, similarity[part] = most_similar(unit_rows(x[part]), vectors)
+            nearest[part] = others[at]
 
     dropped = groups(cells.cell, keys, ~kept & (nearest < 0))
     in_threads(search, dropped, workers, progress=progress, doing="nearest kept")

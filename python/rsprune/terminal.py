@@ -55,8 +55,9 @@ class Terminal:
 
     def __init__(self, *, quiet: bool = False, as_json: bool = False):
         self.quiet, self.as_json = quiet, as_json
-        self.out = Console(highlight=False, soft_wrap=True)
-        self.err = Console(stderr=True, highlight=False, soft_wrap=True)
+        # Names may hold what looks like markup or like the code of an emoji.
+        self.out = Console(highlight=False, emoji=False, soft_wrap=True)
+        self.err = Console(stderr=True, highlight=False, emoji=False, soft_wrap=True)
 
     def say(self, sentence: str) -> None:
         if not self.quiet:

@@ -12,6 +12,8 @@ from sklearn.utils.validation import _check_feature_names_in, check_is_fitted, v
 
 from rsprune.ops import patch_entropy
 
+_VALUES = 1 << 22  # converted at once: float64 takes eight times the room of 8-bit values, several times over
+
 
 class PatchEntropy(TransformerMixin, BaseEstimator):
     """Entropy of every patch of every band, in bits, for images that are rows of a table.
@@ -62,6 +64,11 @@ class PatchEntropy(TransformerMixin, BaseEstimator):
         """Entropy in bits, float32 `[N, patches]`: rows of patches, their columns, then bands."""
         check_is_fitted(self)
         x = self._check_data(X, reset=False)
+        rows = max(1, _VALUES // x.shape[1])
+        parts = [self._bits(x[first : first + rows]) for first in range(0, len(x), rows)]
+        return np.concatenate(parts)
+
+    def _bits(self, x: np.ndarray) -> np.ndarray:
         lo, hi = self.scale_
         # Values far outside the scale overflow, and are clipped.
         with np.errstate(over="ignore", invalid="ignore"):

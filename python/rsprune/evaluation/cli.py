@@ -54,18 +54,26 @@ def evaluate(
     """
     from rsprune.config import settings as run_settings
     from rsprune.evaluation.evaluate import evaluate as evaluate_samples
+    from rsprune.evaluation.model import is_model
     from rsprune.files import write_json
 
     if out and out.exists() and not flags["overwrite"]:
         raise ConfigError(f"{out} is there already: give another file with -o, or --overwrite")
     base = table(flags["config_file"], "evaluate") if flags["config_file"] else {}
+    given = _given(EvaluateConfig, flags)
+    settings = checked(EvaluateConfig, base | given)
+    if is_model(samples) and not settings.draw and (idle := given.keys() - {"reference_kind", "draw"}):
+        raise ConfigError(
+            f"--{min(idle).replace('_', '-')} is for images, and of a model only the held-out loss is measured: give "
+            "--draw N as well, or leave it out"
+        )
     source = _given(SourceConfig, flags) | {"path": samples}
     terminal = Terminal(quiet=flags["quiet"] or flags["as_json"], as_json=flags["as_json"])
     facts = evaluate_samples(
         samples,
         reference,
         training=training,
-        settings=checked(EvaluateConfig, base | _given(EvaluateConfig, flags)),
+        settings=settings,
         source=run_settings({"scan": {"sources": [source]}}).scan.sources[0],
         seed=flags["seed"] or 0,
         device=flags["device"],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,11 @@ def evaluate(
     settings, source = settings or EvaluateConfig(), source or SourceConfig("")
     held_out = {}
     if is_model(samples):
-        if not settings.draw:
-            _check_undrawn(settings, training)
+        if training and not settings.draw:
+            raise ConfigError(
+                "memorisation is of drawn images, and of a model only the held-out loss is measured: give --draw N as "
+                "well, or leave out --training"
+            )
         held_out = held_out_loss(samples, replace(source, path=reference), seed=seed, device=device)
         if not settings.draw:
             return {**code(), **held_out, "reference_kind": settings.reference_kind, "notes": []}
@@ -130,18 +133,6 @@ def _extractor(paths: dict[str, str], settings: EvaluateConfig, device: str) -> 
             "features are given, so there is nothing to extract: leave out --extractor, --weights and --resize"
         )
     return None
-
-
-def _check_undrawn(settings: EvaluateConfig, training: str | None) -> None:
-    """Raises `ConfigError` where something is given for scores of images, and there are none."""
-    usual = asdict(EvaluateConfig(reference_kind=settings.reference_kind))
-    names = [name for name, value in asdict(settings).items() if value != usual[name]]
-    names += ["training"] if training else []
-    if names:
-        raise ConfigError(
-            f"--{names[0].replace('_', '-')} is for images, and of a model only the held-out loss is measured: "
-            "give --draw N as well, or leave it out"
-        )
 
 
 def _check(found: dict[str, Measured], settings: EvaluateConfig) -> None:

@@ -186,7 +186,8 @@ class ExperimentConfig:
         twice = [label for label in labels if labels.count(label) > 1]
         if twice:
             raise ValueError(f"two arms are called {twice[0]!r}: give one of them a name")
-        _check_apart("arms", [arm.slug for arm in self.arms])
+        scratch = ["from-scratch"] if self.downstream else []  # the control of fine-tunings
+        _check_apart("arms", [*scratch, *(arm.slug for arm in self.arms)])
         _check_apart("fine-tunings", [task.slug for task in self.downstream])
         _check_apart("scenes", [scene.name for scene in self.data.scenes])
         for sections in (self.selection, *(arm.select for arm in self.arms)):

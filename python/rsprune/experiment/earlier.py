@@ -71,7 +71,9 @@ def adopt(path: Path, settings: ExperimentConfig, out: Path) -> None:
         again = {key(row) for row in rows}
         rows = [*(row for row in before.to_pylist() if key(row) not in again), *rows]
         table = pa.Table.from_pylist(rows, table.schema)
-        about["arms"] = {**about_before["arms"], **about["arms"]}
+        # A slice knows what its own arms were given, and of the others their names.
+        given = about_before["arms"], about["arms"]
+        about["arms"] = {k: {**given[0].get(k, {}), **given[1].get(k, {})} for k in {**given[0], **given[1]}}
         both = [*about_before["settings"]["arms"], *about["settings"]["arms"]]
         about["settings"]["arms"] = list({ArmConfig(**arm).label: arm for arm in both}.values())
     write_table(out / FILE, table.replace_schema_metadata({KEY: json.dumps(about).encode()}))

@@ -239,6 +239,7 @@ def _floors(
     hashes = {distances.floor_name(run.arm.label): found[run.folder].facts["ids_hash"] for run in first}
     before = json.loads(path.read_text("utf-8")) if path.is_file() else []
     before = [row for row in before if row.get("ids_hash") == hashes.get(row["arm"], row.get("ids_hash"))]
+    before = [row for row in before if row["n_generated"] <= settings.measure.samples]
     known = {row["arm"] for row in before}
     kept = {
         run.arm.label: found[run.folder].kept

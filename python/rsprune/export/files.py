@@ -17,7 +17,8 @@ from rsprune.export.folder import Folder
 from rsprune.export.names import names
 from rsprune.reading import Reader, item_of, place
 from rsprune.sources import ids, store
-from rsprune.sources.originals import beside
+from rsprune.sources.blobs import HEAD, LocalFile
+from rsprune.sources.originals import beside, extension_of
 from rsprune.sources.sidecars import stem_of
 
 
@@ -66,7 +67,7 @@ def _plan(rows: Sequence[Mapping[str, Any]], reader: Reader, failed: dict[str, s
         try:
             if item.window is not None:
                 files[next(n for n in names(item) if n not in files)] = _File(source, id, row)
-            elif row["member"] is None and (own := _extension(source)):
+            elif row["member"] is None and (own := _extension(source) or _kind(source)):
                 ending = "" if id.lower().endswith(own.lower()) else own
                 name = next(n for n in names(item, ending) if n not in files)
                 files[name] = _File(source, id, row)
@@ -88,6 +89,13 @@ def _extension(source: str) -> str:
     """The extension with its dot that a path or URL ends in; "" where only the content says what it is."""
     name = source.rpartition("/")[2]
     return name[len(stem_of(name)) :]
+
+
+def _kind(source: str) -> str:
+    """The extension with its dot that a file of this machine should have; "" for what lies elsewhere."""
+    if store.is_url(source) or not Path(source).is_file():
+        return ""
+    return "." + extension_of(LocalFile(source).read(0, HEAD))
 
 
 def _writer(file: _File, reader: Reader, link: bool) -> Callable[[Path], object]:

@@ -20,6 +20,7 @@ from rsprune.files import write_json
 from rsprune.finetuning.config import FinetuneConfig, SemanticConfig, SuperResolutionConfig
 from rsprune.finetuning.foundation import Foundation, widen
 from rsprune.finetuning.held_out import HeldOut, centred, first_by_hash, position, rows_of, unseen
+from rsprune.radiometry import Radiometry
 from rsprune.training import models
 from rsprune.training.batches import Images
 from rsprune.training.config import TrainConfig, checked
@@ -83,7 +84,7 @@ class Finetuning(ABC):
             )
         pool = load(settings, say=say)
         self._check_bands(pool, settings.data)
-        pool, held_out = self._split(pool, settings)
+        pool, held_out = self._split(pool, settings, say)
         new = unseen(held_out, pool)
         if len(new.ids) < len(held_out.ids):
             say(
@@ -100,12 +101,18 @@ class Finetuning(ABC):
         if not self.settings.from_scratch:
             widen(model, self.foundation.network, labels=self.foundation.labels)
 
-    def _split(self, pool: Pool, settings: TrainConfig) -> tuple[Pool, HeldOut]:
+    def _split(self, pool: Pool, settings: TrainConfig, say: Say) -> tuple[Pool, HeldOut]:
         wish = self.settings.validation_data
         if wish is not None:
-            bits = 8 * pool.pixels.itemsize
-            other = load(replace(settings, data=wish, kept="all", sample_weights=None, bits=bits))
+            bits, scales = 8 * pool.pixels.itemsize, pool.facts["scales"]
+            alike = len({str(scale["scale"]) for scale in scales}) == 1
+            other = load(
+                replace(settings, data=wish, kept="all", sample_weights=None, bits=bits),
+                radiometry=Radiometry.from_json(scales[0]) if alike else None,
+                say=say,
+            )
             self._check_bands(other, wish)
+            self._check_scale(pool, other, wish)
             return pool, HeldOut(other.ids, other.pixels, f"all images of {Path(wish).name}")
         share = self.settings.held_out
         out = np.array([position(id, settings.seed) < share for id in pool.ids])
@@ -116,6 +123,15 @@ class Finetuning(ABC):
             )
         rule = f"{share:g} of the data, by a hash of seed {settings.seed} and id"
         return rows_of(pool, ~out), HeldOut([id for id, o in zip(pool.ids, out, strict=True) if o], pool.pixels[out], rule)  # fmt: skip
+
+    def _check_scale(self, pool: Pool, other: Pool, data: str) -> None:
+        """Raises `ConfigError` where equal values of held-out and training images would become different ones."""
+        trained, held_out = ({str(scale["scale"]) for scale in p.facts["scales"]} for p in (pool, other))
+        if held_out - trained:
+            raise ConfigError(
+                f"values {min(held_out - trained)} of {data} become 0 to 1, and {min(trained)} of the training "
+                "images: give both the same range with 'rsprune run --scale'"
+            )
 
     def _check_bands(self, pool: Pool, data: str) -> None:
         bands = pool.pixels.shape[3]
@@ -196,7 +212,13 @@ def training_settings(task: Finetuning, values: Mapping[str, Any]) -> TrainConfi
     Raises:
         ConfigError: They do not fit each other.
     """
-    return checked(TrainConfig, task.foundation.training() | task.defaults | dict(values))
+    found, own = task.foundation.training(), task.defaults | dict(values)
+    batch = ("train_batch_size", "gradient_accumulation_steps")
+    if any(
+        own.get(name) is not None for name in batch
+    ):  # the other is then its default, not the foundation's
+        found = {name: value for name, value in found.items() if name not in batch}
+    return checked(TrainConfig, found | own)
 
 
 def _place(device: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -78,8 +79,14 @@ class Foundation:
             "model_config": str(self.folder.absolute() / models.FOLDERS[kind(self.network)] / "config.json"),
             "resolution": self.state["resolution"],
             "bits": self.state["bits"],
-            "train_batch_size": self.state["images_per_step"],
+            **self._batch(),
         }
+
+    def _batch(self) -> dict[str, int]:
+        """As many images per step as the foundation had, in pieces that fit where the default does."""
+        images = max(1, self.state["images_per_step"] // int(os.environ.get("WORLD_SIZE", "1")))
+        size = max(n for n in range(1, TrainConfig.train_batch_size + 1) if images % n == 0)
+        return {"train_batch_size": size, "gradient_accumulation_steps": images // size}
 
 
 def kind(network: ModelMixin) -> str:

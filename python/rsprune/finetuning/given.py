@@ -14,7 +14,7 @@ from rsprune.config import SourceConfig
 from rsprune.errors import ConfigError, UnreadableImage
 from rsprune.files import make_folder, write_array
 from rsprune.locations import absolute
-from rsprune.sources import open_source
+from rsprune.sources import ids, open_source
 from rsprune.training.config import SampleConfig
 from rsprune.training.pictures import Writer
 from rsprune.training.pipeline import TilePipeline
@@ -182,8 +182,10 @@ def check_classes(id: str, mask: np.ndarray, classes: int) -> None:
 
 
 def stem(id: str) -> str:
-    """An image's id without the extension of its file."""
-    return str(PurePosixPath(id).with_suffix("")) if PurePosixPath(id).name else id
+    """An image's id without the extension of its file; of a window with its place."""
+    path, window = ids.parse(id)
+    path = str(PurePosixPath(path).with_suffix("")) if PurePosixPath(path).name else path
+    return path if window is None else "{}_{}_{}_{}_{}".format(path, *window)
 
 
 def _words(shape: Sequence[int]) -> str:

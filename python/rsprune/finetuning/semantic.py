@@ -27,6 +27,7 @@ from rsprune.training.pipeline import TilePipeline
 from rsprune.training.pool import Pool
 
 SHOWN = 10  # held-out layouts in the picture
+_LEAST = 8  # held-out images, of whose halves the kernel distance is the floor
 MANY = 64  # classes that nobody means: more are asked for by name
 
 
@@ -59,6 +60,11 @@ class Semantic(Finetuning):
 
     def pool(self, settings: TrainConfig, say: Say) -> Pool:
         pool = super().pool(settings, say)
+        if self._extractor is not None and (n := len(self.held_out.ids)) < _LEAST:
+            raise ConfigError(
+                f"{n} held-out images are too few for the kernel distance of two halves: hold out {_LEAST} or more "
+                "with --held-out or --validation-data, or give --no-kd"
+            )
         resize = settings.fit == "resize"
         held_out, other = self.held_out, self.settings.validation_data or settings.data
         self._pixels, size = pool.pixels, pool.pixels.shape[1:3]

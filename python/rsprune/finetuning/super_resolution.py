@@ -119,7 +119,7 @@ class SuperResolution(Finetuning):
         return {
             # Of the mean squared error over all images: a blank one without any error is infinitely good.
             "psnr": float(psnr(error.mean())),
-            "psnr_median": float(psnr(np.median(error))),
+            "psnr_median": float(psnr(max(np.median(error), np.finfo(float).tiny))),
             "ssim": float(ssim(images, truth).mean()),
             "lpips": None if self._lpips is None else float(self._lpips(images, truth).mean()),
             "consistency": float(psnr(max(squared_error(low, given).mean(), np.finfo(float).tiny))),

@@ -144,6 +144,8 @@ def overview(
         alt: what the map shows, in words.
     """
     most = max(n for _, n in areas)
+    low = min(-60.0, *(south for (south, *_), _ in areas))  # without Antarctica where nothing lies there
+    high = max(85.0, *(north for (_, north, *_), _ in areas))
 
     def draw(figure: Figure) -> None:
         axis = figure.add_axes((0, 0, 1, 1))
@@ -152,9 +154,9 @@ def overview(
         for (south, north, west, east), n in areas:
             size = 12 + 60 * math.sqrt(n / most)
             axis.scatter((west + east) / 2, (south + north) / 2, s=size, color=ACCENT, linewidths=0, zorder=2)
-        axis.set(xlim=(-180, 180), ylim=(-60, 85), aspect=1)
+        axis.set(xlim=(-180, 180), ylim=(low, high), aspect=1)
 
-    return _svg(draw, height=WIDTH * 145 / 360, alt=alt)
+    return _svg(draw, height=WIDTH * (high - low) / 360, alt=alt)
 
 
 def density(grid: Mapping[str, Any], land: Sequence[np.ndarray], *, alt: str) -> str:

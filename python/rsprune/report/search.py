@@ -25,8 +25,8 @@ def facts(columns: Columns, shown: list[int]) -> dict[str, Any]:
     `duplicate_of` and `nearest_kept` are places in the sample, or ids of images outside it.
     """
     settings = columns.run.settings
-    rows = np.unique([*shown, *draw(np.arange(len(columns)), SEARCHED - len(shown), settings.seed, 3)])
-    rows = rows.astype(np.int64)
+    others = np.setdiff1d(np.arange(len(columns)), shown)
+    rows = np.unique([*shown, *draw(others, SEARCHED - len(set(shown)), settings.seed, 3)]).astype(np.int64)
     decided = columns.pick(
         "select", ["id", "scene", "duplicate_of", "nearest_kept", "nearest_kept_similarity"], rows
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from rsprune.sources.origin import local_stamp
 
 # What is listed; how it is read is decided by content.
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".tif", ".tiff", ".webp", ".jp2")
+_FOR_GOOD = (errno.EACCES, errno.EPERM, errno.ELOOP)  # no permission, links to each other
 _MAX_LINKS = 8  # links inside each other: two links in each of 30 linked folders are a billion paths
 
 
@@ -156,15 +158,19 @@ def _is_folder(entry: os.DirEntry[str], parents: tuple[tuple[int, int], ...], li
         if entry.is_symlink() and (_identity(entry.path) in parents or links == _MAX_LINKS):
             return False
         os.scandir(entry.path).close()  # asked before anything is sorted, as its id depends on it
-    except OSError:  # links to each other, or no permission
-        return False
+    except OSError as error:
+        if error.errno in _FOR_GOOD:
+            return False
+        raise  # for the moment perhaps: what is in it must not count as gone
     return True
 
 
 def _is_file(entry: os.DirEntry[str]) -> bool:
-    """Whether it is no folder; a link to nothing may have been one, whatever it is called."""
+    """Whether it is no folder; a link to nothing that is called like one may have been one."""
     try:
-        return not entry.is_dir() and not (entry.is_symlink() and not Path(entry.path).exists())
+        if entry.is_symlink() and "." not in entry.name and not Path(entry.path).exists():
+            return False
+        return not entry.is_dir()
     except OSError:
         return False
 

@@ -124,7 +124,7 @@ def _expanded(path: str) -> Iterator[Listed]:
             files = sorted(glob.glob(one, recursive=True))  # noqa: PTH207
             found = [(file, local_stamp(file)) for file in files]
         for file, stamp in found:
-            inside = folder and file.startswith(f"{folder}/")
+            inside = file.startswith(f"{folder}/")
             yield Listed(file, ids.encode(file[len(folder) + 1 :]) if inside else list_name(file), stamp)
 
 

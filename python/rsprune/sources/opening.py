@@ -51,10 +51,14 @@ def check_unchanged(item: Item) -> None:
     What lies in a store is not asked again.
     """
     path = ids.decode(item.uri)
-    inside = item.member is not None and item.stamp and not is_url(path)
-    if inside and local_stamp(path) not in item.stamp.split():
+    if item.member is None or not item.stamp or is_url(path):
+        return
+    now = local_stamp(path)
+    # Copies that keep the time often keep whole seconds only.
+    if not any(stamp == now or stamp[:-9] == now[:-9] for stamp in item.stamp.split()):
         raise UnreadableImage(
-            "lies in a file that was changed since it was listed, so its place may be another image's: run again"
+            "lies in a file that was changed since it was listed, so its place may be another image's: run again "
+            "(or copy files with their times, as cp -p and rsync -t do)"
         )
 
 

@@ -35,7 +35,7 @@ def originals(item: Item) -> dict[str, bytes]:
             return _files(path)
         if re.fullmatch(r"\d{1,18}", item.member):
             row = int(item.member)
-            return parquet.originals(path, row, _extension(parquet.cell(path, row)))
+            return parquet.originals(path, row, extension_of(parquet.cell(path, row)))
         return tar.originals(store.blob_at(path), item.member)
 
 
@@ -52,13 +52,14 @@ def _files(path: str) -> dict[str, bytes]:
     name = path.rpartition("/")[2]
     data = store.blob_at(path).read()
     stem = stem_of(name)
-    files = {name[len(stem) + 1 :] or _extension(data): data}
+    files = {name[len(stem) + 1 :] or extension_of(data): data}
     for found, extension in beside(path):
         files.setdefault(extension, store.blob_at(found).read())
     return files
 
 
-def _extension(data: bytes) -> str:
+def extension_of(data: bytes) -> str:
+    """The extension, without a dot, of a file that begins with `data`; "bin" where it is no image."""
     try:
         return _EXTENSIONS[kind_of(data[:HEAD])]
     except UnreadableImage:

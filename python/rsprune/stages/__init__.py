@@ -27,7 +27,8 @@ def run_all(job: Job) -> None:
     """Every stage up to the report; stages that are complete are not repeated."""
     check(job)
     scan_images(job, features=lambda: embedding_size(job))
-    check_encoder(job)
+    if not job.run.complete("embed"):
+        check_encoder(job)
     score_images(job)
     embed_images(job)
     cluster_images(job)

@@ -84,7 +84,12 @@ def cluster_images(job: Job) -> None:
     job.run.require("embed")
     references = prepare_references(job)
     others = encode_candidates(job, references)
-    settings, marker = job.settings, job.run.marker("cluster")
+    settings, marker = job.settings, None
+    try:
+        marker = job.run.marker("cluster")
+    except ConfigError:  # damaged: begun again where that is wanted
+        if not job.overwrite:
+            raise
     inputs = [asdict(settings.filter), asdict(settings.cluster), settings.seed, job.run.fingerprint("embed")]
     inputs += [r.fingerprint for r in references]
     images = None

@@ -193,8 +193,9 @@ class _EmbedPart(NamedTuple):
 
     @property
     def sample_path(self) -> Path:
-        """Where the features of the sample wait for the others; another sample has another name."""
-        return self.folder / "embeddings" / f"sample-{self.name}-{digest(self.sample.tolist())[:8]}.npy"
+        """Where the features of the sample wait for the others; another sample or encoder has another name."""
+        about = digest(self.sample.tolist(), self.encoding.state_hash)
+        return self.folder / "embeddings" / f"sample-{self.name}-{about[:8]}.npy"
 
 
 def _encode_all(job: Job, chosen: Sample) -> None:
@@ -203,6 +204,9 @@ def _encode_all(job: Job, chosen: Sample) -> None:
     missing = set(job.missing("embed"))
     if not missing:  # stopped after the last part: the sample may be gone already
         return
+    if not (run.path / TRANSFORM).exists():
+        # What was learnt goes with the transform: a crash between the two may have left it from other images.
+        (run.path / STATE).unlink(missing_ok=True)
     # A missing package or a wrong number of bands is said here, before any worker starts.
     encoding = learn(job, settings.encoder, run.path / STATE)
     tasks = [_EmbedPart(run.path, encoding, name, sample.rows_of(k)) for k, name in enumerate(run.names)]

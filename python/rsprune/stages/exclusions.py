@@ -18,7 +18,7 @@ from rsprune.config import ScanConfig
 from rsprune.embedding import Transform
 from rsprune.errors import ConfigError
 from rsprune.layout import digest
-from rsprune.locations import source_scheme, source_values
+from rsprune.locations import check_name, source_scheme, source_values
 from rsprune.rows import finite_rows, most_similar, unit_rows
 from rsprune.run import Run
 from rsprune.sources.store import is_url
@@ -76,6 +76,8 @@ def check_exclusions(job: Job) -> list[dict[str, Any]]:
     """
     select = job.settings.select
     sets = [source_values(text) for text in select.exclude_from]
+    for one in sets:
+        check_name(one["path"], one["name"])
     for name, count in Counter(s["name"] for s in sets).items():
         if count > 1:
             raise ConfigError(f"two sets to exclude are called '{name}': rename one with PATH=NAME")
@@ -151,16 +153,23 @@ def _from_parquet(path: Path, name: str, transform: Transform) -> Exclusion:
     try:
         columns = pq.read_schema(path).names
         table = pq.read_table(path, columns=[c for c in ("embedding", "content_hash") if c in columns])
-        vectors = table["embedding"].to_pylist() if "embedding" in columns else []
+        lists = (
+            table["embedding"].combine_chunks()
+            if "embedding" in columns
+            else pa.array([], pa.list_(pa.float64()))
+        )
+        known, lengths = lists.drop_null(), pc.unique(pc.list_value_length(lists.drop_null())).to_pylist()
+        values = pc.list_flatten(known).cast(pa.float64()).to_numpy(zero_copy_only=False)
         hashes = table["content_hash"].cast(pa.string()).to_pylist() if "content_hash" in columns else []
     except (pa.ArrowException, OSError) as e:
         raise ConfigError(f"{path} cannot be read as Parquet: {str(e).splitlines()[0]}") from None
     if not {"embedding", "content_hash"} & set(columns):
         raise ConfigError(f"{path} needs a column embedding or content_hash to exclude images by")
     wanted = len(transform.mean)
-    if {len(v) for v in vectors if v is not None} - {wanted}:
+    if set(lengths) - {wanted}:
         raise ConfigError(f"{path} needs embeddings of {wanted} features, as the run has")
-    features = np.array([v or [np.nan] * wanted for v in vectors], np.float64).reshape(-1, wanted)
+    features = np.full((len(lists), wanted), np.nan)
+    features[lists.is_valid().to_numpy(zero_copy_only=False)] = values.reshape(-1, wanted)
     stat = path.stat()
     fingerprint = digest(str(path), stat.st_size, stat.st_mtime_ns)
     return Exclusion(name, fingerprint, frozenset(hashes) - {None}, transform(features))

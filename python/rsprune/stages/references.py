@@ -16,7 +16,7 @@ from rsprune.config import ScanConfig, SourceConfig
 from rsprune.embedding import Transform
 from rsprune.errors import ConfigError
 from rsprune.layout import digest
-from rsprune.locations import source_values
+from rsprune.locations import check_name, source_values
 from rsprune.prepared import describe_file, describe_folder, read_labelled, write_prepared
 from rsprune.run import Run
 from rsprune.scenes import Reference
@@ -91,6 +91,8 @@ def prepare_references(job: Job) -> list[PreparedReference]:
 def reference_sources(job: Job) -> list[SourceConfig]:
     """Where the references of a job lie, and their names. Raises `ConfigError` where two have the same."""
     sources = [SourceConfig(**source_values(text)) for text in job.settings.cluster.reference]
+    for source in sources:
+        check_name(source.path, source.name)
     for name, count in Counter(s.name for s in sources).items():
         if count > 1:
             raise ConfigError(f"two references are called '{name}': rename one with PATH=NAME")
@@ -214,13 +216,14 @@ def _check_encoder(path: Path, about: Mapping[str, Any], transform: Transform) -
 
 def _class_folders(run: Run) -> tuple[tuple[str, ...], np.ndarray]:
     """Class names and the label int32 [M] of each image: the first folder of its id."""
-    folders = [id.split("/", 1)[0] if "/" in id else "" for id in run.table("scan", ["id"])["id"].to_pylist()]
-    if "" in folders:
+    table = run.table("scan", ["id", "status"])
+    folders = [id.split("/", 1)[0] if "/" in id else "" for id in table["id"].to_pylist()]
+    if any(not folder and s == "ok" for folder, s in zip(folders, table["status"].to_pylist(), strict=True)):
         where = run.settings.scan.sources[0].path
         raise ConfigError(
             f"reference {where} has images outside class folders: "
             "put each into a folder named after its class"
         )
-    classes = tuple(sorted(set(folders)))
+    classes = tuple(sorted(set(folders) - {""}))
     index = {name: i for i, name in enumerate(classes)}
-    return classes, np.array([index[f] for f in folders], np.int32)
+    return classes, np.array([index.get(f, -1) for f in folders], np.int32)

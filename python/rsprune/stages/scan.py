@@ -53,6 +53,7 @@ def scan_images(job: Job, *, features: Callable[[], int] = lambda: 0) -> None:
     """
     settings = job.settings.scan
     check_sources(settings.sources)
+    open_sources(settings.sources)  # says what is not there before anything old is thrown away
     scan_listed(job, lambda: list_parts(job.run, settings.sources, settings.part_size), features=features)
 
 

@@ -18,15 +18,21 @@ def needed(settings: TrainConfig) -> set[str]:
 
 
 def groups(name: str, ids: Sequence[str], run: Run | None) -> list[str]:
-    """Scene or cluster of each image, "" where it has none; the scene of a plain folder is its folder.
+    """Scene or cluster of each image, "" where it has none; the scene in a plain folder is the first folder of the id.
 
     Raises:
-        ConfigError: There are no clusters, as the images are those of no run.
+        ConfigError: There are no clusters, as the images are those of no run, or one folder holds all images.
     """
     if run is None:
         if name == "cluster":
             raise ConfigError("a plain image folder has no clusters: give a run folder, or use scene")
-        return [id.split("/")[0] if "/" in id else "" for id in ids]
+        found = [id.split("/")[0] if "/" in id else "" for id in ids]
+        if len(set(found)) == 1 and found[0] and any(id.count("/") > 1 for id in ids):
+            raise ConfigError(
+                f"all images lie in the one folder {found[0]!r}: give that folder as --data, so that those in it "
+                "are the scenes"
+            )
+        return found
     table = run.table("cluster", ["id", name])
     of = dict(zip(table["id"].to_pylist(), table[name].to_pylist(), strict=True))
     values = (of.get(id) for id in ids)

@@ -35,10 +35,12 @@ class TilePipeline(DiffusionPipeline):
         super().__init__()
         self.register_modules(scheduler=scheduler, unet=unet, transformer=transformer, vae=vae)
         self.register_to_config(labels=list(labels), pixel_unshuffle=pixel_unshuffle, residual=residual)
-        # Not clipped to the range of images, which latents and residuals leave. Without, the first step must not be
-        # from the last time, when there is no image left and its estimate divides by almost nothing.
+        # Not clipped to the range of images, which latents and residuals leave.
         if (residual or vae is not None) and "clip_sample" in scheduler.config:
-            scheduler.register_to_config(clip_sample=False, timestep_spacing="leading")
+            scheduler.register_to_config(clip_sample=False)
+            # Of the noise alone an image is estimated by a division, at the last time by almost nothing.
+            if scheduler.config.prediction_type == "epsilon":
+                scheduler.register_to_config(timestep_spacing="leading")
 
     @property
     def network(self) -> ModelMixin:

@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import psutil
+import pyarrow as pa
+import pyarrow.compute as pc
 import xxhash
 
 from rsprune.config import SourceConfig
@@ -57,8 +59,18 @@ class _Listed:
     scales: list[dict[str, Any]]  # LO, HI of the sources, for the model card
 
 
-def load(settings: TrainConfig, *, say: Callable[[str], None] = lambda _: None) -> Pool:
+def load(
+    settings: TrainConfig,
+    *,
+    radiometry: Radiometry | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> Pool:
     """The images that `settings` ask for, from a run folder or from an image collection.
+
+    Args:
+        settings: Of the training.
+        radiometry: Of a collection whose images are not 8-bit; estimated where not given. A run has its own.
+        say: Takes notices.
 
     Raises:
         ConfigError: Nothing is there, ids are missing, sizes or band counts differ, or memory is too small.
@@ -66,7 +78,7 @@ def load(settings: TrainConfig, *, say: Callable[[str], None] = lambda _: None) 
     path = Path(settings.data)
     run = Run.open(path) if (path / "manifest").is_dir() else None
     wanted = _wanted(settings, run)
-    listed = _of_run(run, wanted, settings) if run else _of_collection(wanted, settings, say)
+    listed = _of_run(run, wanted, settings) if run else _of_collection(wanted, settings, radiometry, say)
     ids, pixels = _read(listed, settings, say)
     found = {name: groups.groups(name, ids, run) for name in groups.needed(settings)}
     names: tuple[str, ...] = ()
@@ -123,11 +135,12 @@ def _of_run(run: Run, wanted: list[str] | None, settings: TrainConfig) -> _Liste
     table = run.table("scan", COLUMNS)
     if wanted is not None:
         _check_all_there(wanted, table["id"].to_pylist(), run.path)
-    chosen, reader = None if wanted is None else set(wanted), Reader(run)
-    found = [
-        row for row in rows(table) if (row["id"] in chosen if chosen is not None else row["status"] == "ok")
-    ]
-    found.sort(key=lambda row: row["id"])
+    if wanted is None:
+        table = table.filter(pc.equal(table["status"], "ok"))
+    else:
+        table = table.filter(pc.is_in(table["id"], pa.array(wanted, pa.string())))
+    reader = Reader(run)
+    found = sorted(rows(table), key=lambda row: row["id"])
     sources = sorted({row["source"] for row in found})
     bits = settings.bits or _bits(reader.declared[s]["dtype"] for s in sources)
 
@@ -140,19 +153,25 @@ def _of_run(run: Run, wanted: list[str] | None, settings: TrainConfig) -> _Liste
     return _Listed([row["id"] for row in found], read, scales)
 
 
-def _of_collection(wanted: list[str] | None, settings: TrainConfig, say: Callable[[str], None]) -> _Listed:
+def _of_collection(
+    wanted: list[str] | None,
+    settings: TrainConfig,
+    given: Radiometry | None,
+    say: Callable[[str], None],
+) -> _Listed:
     source = open_source(SourceConfig(path=absolute(settings.data)))
-    items = list(source.items())
+    everything = items = list(source.items())
     if wanted is not None:
         _check_all_there(wanted, (item.id for item in items), settings.data)
         chosen = set(wanted)
         items = [item for item in items if item.id in chosen]
     dtype = _dtype(items, source)
     bits = settings.bits or _bits([dtype])
-    radiometry = Radiometry.declare(dtype)
+    radiometry = Radiometry.declare(dtype) or given
     if radiometry is None:
-        step = max(1, len(items) // SCALE_SAMPLE)
-        radiometry = estimate(image for item in items[::step] if (image := _readable(source, item)))
+        # On all that is there, whatever is kept of it: the same image has the same pixels in every selection.
+        step = max(1, len(everything) // SCALE_SAMPLE)
+        radiometry = estimate(image for item in everything[::step] if (image := _readable(source, item)))
         say("values are not 8-bit: their range is estimated; declare one with 'rsprune run --scale'")
 
     def read(i: int) -> np.ndarray:

@@ -7,12 +7,13 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, InitProcessGroupKwargs
 from torch.nn.functional import mse_loss
 
 from rsprune.errors import RspruneError
@@ -67,7 +68,14 @@ def train(
     check_tracker(settings.report_to)
     task = task or Generation()
     tracker = settings.report_to if settings.report_to in ("tensorboard", "wandb") else None
-    accelerator = Accelerator(cpu=device == "cpu", log_with=tracker, project_dir=str(output))
+    accelerator = Accelerator(
+        cpu=device == "cpu",
+        mixed_precision="no",  # whatever the launcher's configuration says: ours is in the settings
+        log_with=tracker,
+        project_dir=str(output),
+        # The first process may encode a million images while the others wait.
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=timedelta(days=7))],
+    )
     main, world = accelerator.is_main_process, accelerator.num_processes
     rank, place = accelerator.process_index, accelerator.device
     say = say if main else lambda _: None

@@ -134,6 +134,7 @@ if (data.geography && canUnpack) {
       marker: { size: 12, line: { width: 1, color: colour("ink") }, cmin: 0, cmax: most, color: shades, ...scale },
       text: areas.map((a) => hover(sum(a.images), sum(a.kept))), hovertemplate: "%{text}<extra></extra>",
     };
+    const whole = [Math.min(-60, ...areas.map((a) => a.lat[0])), Math.max(85, ...areas.map((a) => a.lat.at(-1)))];
     // The outlines are good to a quarter of a degree: in a small area they would mislead.
     const visible = !area || Math.max(area.lat.at(-1) - area.lat[0], area.lon.at(-1) - area.lon[0]) > 3;
     const outline = { type: "scatter", mode: "lines", visible, x: land[0], y: land[1], hoverinfo: "skip" };
@@ -144,7 +145,7 @@ if (data.geography && canUnpack) {
       height: chartAt.clientHeight, uirevision: number,
       // The axes end where their range does, as there is no latitude beyond the poles.
       xaxis: { range: area ? margin(area.lon) : [-180, 180], nticks: Math.max(2, Math.floor(chartAt.clientWidth / 110)), tickangle: 0, ticksuffix: "°", zeroline: false, constrain: "domain" },
-      yaxis: { range: area ? margin(area.lat) : [-60, 85], nticks: 8, ticksuffix: "°", zeroline: false, scaleanchor: "x", scaleratio: area ? area.aspect : 1, constrain: "domain" },
+      yaxis: { range: area ? margin(area.lat) : whole, nticks: 8, ticksuffix: "°", zeroline: false, scaleanchor: "x", scaleratio: area ? area.aspect : 1, constrain: "domain" },
     }), config);
   };
 

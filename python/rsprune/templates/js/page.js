@@ -3,7 +3,13 @@
 const data = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
 const count = (n) => n.toLocaleString("en-US");
-const percent = (share) => `${(100 * share).toFixed(1)} %`;
+// As Python writes numbers: toFixed rounds what lies in the middle up, Python to the even digit.
+const fixed = (x, digits) => {
+  const exact = x.toFixed(digits + 40), cut = exact.slice(0, -40);
+  const isMiddle = /^50*$/.test(exact.slice(-40));
+  return isMiddle && "02468".includes(cut.at(-1)) ? cut : x.toFixed(digits);
+};
+const percent = (share) => `${fixed(100 * share, 1)} %`;
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
 // The text of an element that holds compressed UTF-8 as base64.

@@ -38,14 +38,14 @@ if (canUnpack) {
     const limit = facts.thresholds;
     let first = "Its entropy is unknown: no part of it holds data";
     if (score.entropy !== null) {
-      first = `Its entropy is ${score.entropy.toFixed(2)} bits`;
-      if (limit.entropy !== null) first += `, ${score.entropy < limit.entropy ? "below" : "not below"} the threshold of ${limit.entropy.toFixed(2)}`;
+      first = `Its entropy is ${fixed(score.entropy, 2)} bits`;
+      if (limit.entropy !== null) first += `, ${score.entropy < limit.entropy ? "below" : "not below"} the threshold of ${fixed(limit.entropy, 2)}`;
     }
     const guards = [];
-    if (score.nodata_fraction !== null) guards.push(`${(100 * score.nodata_fraction).toFixed(1)} % nodata (at most ${general(100 * limit.nodata_fraction)} %)`);
-    if (score.saturated_fraction) guards.push(`${(100 * score.saturated_fraction).toFixed(1)} % at the ends of the scale (at most ${general(100 * limit.saturated_fraction)} %)`);
-    if (score.autocorrelation !== null) guards.push(`autocorrelation ${score.autocorrelation.toFixed(2)} (at least ${general(limit.autocorrelation)})`);
-    if (limit.sharpness && score.sharpness !== null) guards.push(`sharpness ${score.sharpness.toFixed(2)} (at least ${general(limit.sharpness)})`);
+    if (score.nodata_fraction !== null) guards.push(`${fixed(100 * score.nodata_fraction, 1)} % nodata (at most ${general(100 * limit.nodata_fraction)} %)`);
+    if (score.saturated_fraction) guards.push(`${fixed(100 * score.saturated_fraction, 1)} % at the ends of the scale (at most ${general(100 * limit.saturated_fraction)} %)`);
+    if (score.autocorrelation !== null) guards.push(`autocorrelation ${fixed(score.autocorrelation, 2)} (at least ${general(limit.autocorrelation)})`);
+    if (limit.sharpness && score.sharpness !== null) guards.push(`sharpness ${fixed(score.sharpness, 2)} (at least ${general(limit.sharpness)})`);
     const last = guards.pop();
     return last ? [`${first}.`, `It has ${guards.length ? `${guards.join(", ")} and ` : ""}${last}.`] : [`${first}.`];
   }
@@ -67,7 +67,7 @@ if (canUnpack) {
       case "reference_leak": return `${compete} without --exclude-from or --exclude-reference for the set it is in.`;
       case "near_duplicate": return similarity === null ? null : `${compete} with --near-duplicate ${up(similarity + 1e-5)} or more.`;
       case "exact_duplicate": return "No setting keeps both, as they have the same pixels.";
-      case "unreadable": return "Mend or replace the file and scan again with --overwrite.";
+      case "unreadable": return "Mend or replace the file and give the same 'rsprune run' again.";
       default: return null;
     }
   }
@@ -82,7 +82,7 @@ if (canUnpack) {
     else lines.push(...scoreLines(score));
     if (scene >= 0 && reason !== "unreadable") {
       const how = single(facts.scene_similarity[i]);
-      lines.push(`Its scene is ${facts.scenes[scene]}${how === null ? "" : ` (similarity ${how.toFixed(3)})`}.`);
+      lines.push(`Its scene is ${facts.scenes[scene]}${how === null ? "" : ` (similarity ${fixed(how, 3)})`}.`);
     }
     if (cluster >= 0) {
       const [size, ranked, kept] = facts.clusters.map((column) => column[cluster]);
@@ -91,11 +91,11 @@ if (canUnpack) {
     }
     if (rank >= 0) lines.push(`In the whole ranking it is ${count(rank + 1)} of ${count(facts.ranked)}; the first ${count(facts.kept)} were kept.`);
     const stays = nameOf(facts.duplicate_of[i]);
-    if (stays !== null) lines.push(`It is a duplicate of ${stays} (cosine ${similarity.toFixed(4)}).`);
+    if (stays !== null) lines.push(`It is a duplicate of ${stays} (cosine ${fixed(similarity, 4)}).`);
     const nearest = nameOf(facts.nearest_kept[i]);
     if (nearest !== null && nearest !== stays) {
       const cosine = single(facts.nearest_kept_similarity[i]);
-      lines.push(`The nearest kept image is ${nearest} (cosine ${cosine === null ? "unknown" : cosine.toFixed(4)}).`);
+      lines.push(`The nearest kept image is ${nearest} (cosine ${cosine === null ? "unknown" : fixed(cosine, 4)}).`);
     }
     const turn = change(reason, score, rank + 1, similarity);
     return turn ? [...lines, turn] : lines;
