@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from dataclasses import replace
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ import pytest
 import experiment_case
 from rsprune.errors import ConfigError
 from rsprune.experiment.config import ArmConfig, DownstreamConfig
-from rsprune.experiment.earlier import FILE, adopt, load
+from rsprune.experiment.earlier import FILE, KEY, adopt, load
 
 pytestmark = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("torch", "diffusers", "accelerate")),
@@ -108,6 +109,11 @@ def test_results_of_several_slices_are_added(slices, tmp_path):
     adopt(tmp_path / "alone.parquet", settings, out)
     adopt(first / "results.parquet", settings, out)
     assert sorted(map(str, load(out).rows)) == sorted(map(str, both.to_pylist()))
+    about = json.loads(alone.schema.metadata[KEY])
+    about["arms"][FULL] = {"label": FULL, "seeds": []}  # as of a slice that has not run it
+    pq.write_table(alone.replace_schema_metadata({KEY: json.dumps(about)}), tmp_path / "alone.parquet")
+    adopt(tmp_path / "alone.parquet", settings, out)
+    assert load(out).arms[FULL]["images"] > 0
     assert load(out).done == {(arm, 0, task) for arm in (FULL, CHOSEN) for task in ("", TASK.label)}
     adopt(first / "results.parquet", settings, out)
     assert len(load(out).rows) == len(both)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import struct
 import tarfile
@@ -49,6 +50,16 @@ def test_a_shard_that_was_rewritten_since_it_was_listed(tmp_path):
         with pytest.raises(UnreadableImage, match="was changed since it was listed"):
             read(found["0"])
     np.testing.assert_array_equal(source.read(items(path)["0"]).pixels, texture(24, 24, seed=0))
+
+
+def test_a_copy_with_the_time_in_whole_seconds_is_the_same_shard(tmp_path):
+    path = write_shard(tmp_path / "s.tar", {"a.png": png(1)})
+    found, source = items(path), source_of(path)
+    os.utime(path, ns=(0, path.stat().st_mtime_ns // 10**9 * 10**9))
+    np.testing.assert_array_equal(source.read(found["a"]).pixels, texture(24, 24, seed=1))
+    os.utime(path, ns=(0, path.stat().st_mtime_ns + 10**9))
+    with pytest.raises(UnreadableImage, match="or copy files with their times"):
+        source.read(found["a"])
 
 
 class TestKeys:
