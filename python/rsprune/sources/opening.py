@@ -53,9 +53,10 @@ def check_unchanged(item: Item) -> None:
     path = ids.decode(item.uri)
     if item.member is None or not item.stamp or is_url(path):
         return
-    now = local_stamp(path)
-    # Copies that keep the time often keep whole seconds only.
-    if not any(stamp == now or stamp[:-9] == now[:-9] for stamp in item.stamp.split()):
+    now, stamps = local_stamp(path), item.stamp.split()
+    if now.endswith("0" * 9):  # copies that keep the time often keep whole seconds only
+        stamps = [f"{stamp[:-9]}{'0' * 9}" for stamp in stamps]
+    if now not in stamps:
         raise UnreadableImage(
             "lies in a file that was changed since it was listed, so its place may be another image's: run again "
             "(or copy files with their times, as cp -p and rsync -t do)"
