@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
+import itertools
 from dataclasses import replace
-from itertools import islice
 
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -15,8 +14,10 @@ from rsprune.radiometry import Radiometry
 from rsprune.reading import COLUMNS, item_of
 from rsprune.run import Run
 from rsprune.sources import open_source
+from rsprune.sources.base import Item
 
 _LOOKED_AT = 16  # images, of which the first readable one tells
+_MOST_BANDS = 1024  # that are told apart
 
 
 def like_the_pool(run: Run, path: str, name: str, *, windows: bool) -> SourceConfig:
@@ -38,28 +39,35 @@ def like_the_pool(run: Run, path: str, name: str, *, windows: bool) -> SourceCon
         like = replace(config, path=path, name=name, scale=scale, mask=mask)
         if not windows:
             like = replace(like, tile=None, stride=None)
-        source, whole = open_source(like), open_source(plain)
-        stored = _stored_bands(run, number, config) if config.bands else None
-        for item in islice(source.items(), _LOOKED_AT):
+        source = open_source(like)
+        for item in itertools.islice(source.items(), _LOOKED_AT):
             try:
                 header = source.header(item)
             except UnreadableImage:  # also where it lacks bands that the pool is read with
                 continue
             fits = (header.bands, header.dtype) == (declared["bands"], declared["dtype"])
             # Bands by number mean the same only in files of as many bands.
-            if fits and (stored is None or whole.header(item).bands == stored):
+            if fits and (not config.bands or _bands(plain, item) == _bands_of_pool(run, number, config)):
                 return like
             break
     return plain
 
 
-def _stored_bands(run: Run, number: int, config: SourceConfig) -> int | None:
+def _bands_of_pool(run: Run, number: int, config: SourceConfig) -> int | None:
     """How many bands the files of a source have, of which some are read; None where none can be read."""
-    source = open_source(replace(config, bands=None, mask=None))
     for part in run.parts("scan"):
-        table = pq.read_table(part, columns=[*COLUMNS, "status"] if "status" not in COLUMNS else COLUMNS)
+        table = pq.read_table(part, columns=COLUMNS)
         mine = table.filter(pc.and_(pc.equal(table["source"], number), pc.equal(table["status"], "ok")))
-        for row in mine.slice(0, _LOOKED_AT).to_pylist():
-            with contextlib.suppress(UnreadableImage):
-                return source.header(item_of(row)).bands
+        for row in mine.slice(0, 1).to_pylist():
+            return _bands(config, item_of(row))
     return None
+
+
+def _bands(config: SourceConfig, item: Item) -> int:
+    """How many bands a file has, one that may be alpha included: those that can be asked for by number."""
+    for number in range(1, _MOST_BANDS + 1):
+        try:
+            open_source(SourceConfig(config.path, bands=(number,))).header(item)
+        except UnreadableImage:
+            return number - 1
+    return _MOST_BANDS  # or the source of a plug-in, which may not look at the number
