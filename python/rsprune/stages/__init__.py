@@ -27,7 +27,7 @@ def run_all(job: Job) -> None:
     """Every stage up to the report; stages that are complete are not repeated."""
     check(job)
     scan_images(job, features=lambda: embedding_size(job))
-    if not job.run.complete("embed"):
+    if job.overwrite or not job.run.complete("embed"):
         check_encoder(job)
     score_images(job)
     embed_images(job)
