@@ -80,6 +80,10 @@ def test_the_command_after_a_mistyped_one_is_not_refused(rsprune, tmp_path):
     line = ["--embeddings", features(tmp_path / "x.npy", 9), "--workers", 1, "-q"]
     assert rsprune("run", tmp_path / "in", "-o", tmp_path / "run", *line)[0] == 0
     code, _, said = rsprune("run", tmp_path / "im", "-o", tmp_path / "run", *line)
+    assert (code, "No such file or directory" in said) == (2, True)
+    (tmp_path / "im").mkdir()
+    images(tmp_path / "im", 9)
+    code, _, said = rsprune("run", tmp_path / "im", "-o", tmp_path / "run", *line)
     assert (code, "holds results of stage 'scan' for other settings" in said) == (2, True)
 
 

@@ -12,12 +12,30 @@ from rsprune.errors import ConfigError
 from rsprune.files import write_atomic
 
 
-def save_state(path: Path, encoder: str, state: Mapping[str, np.ndarray]) -> None:
-    """Writes named arrays as safetensors, with the name of the encoder; equal states give equal bytes."""
+def save_state(path: Path, encoder: str, state: Mapping[str, np.ndarray], *, sample: str = "") -> None:
+    """Writes named arrays as safetensors; equal states give equal bytes.
+
+    Args:
+        path: Of the file.
+        encoder: Its name.
+        state: What it has learnt.
+        sample: Digest of the images that it has learnt from.
+    """
     from safetensors.numpy import save
 
-    about = {"rsprune": json.dumps({"encoder": encoder})}
+    about = {"rsprune": json.dumps({"encoder": encoder, "sample": sample})}
     write_atomic(path, lambda f: f.write(save({k: np.ascontiguousarray(v) for k, v in state.items()}, about)))
+
+
+def sample_of(path: Path) -> str | None:
+    """The `sample` that `save_state` was given; None where there is no such file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return str(json.loads((file.metadata() or {})["rsprune"])["sample"])
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        return None
 
 
 def load_state(path: Path, encoder: str) -> dict[str, np.ndarray]:

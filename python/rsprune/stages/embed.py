@@ -204,11 +204,9 @@ def _encode_all(job: Job, chosen: Sample) -> None:
     missing = set(job.missing("embed"))
     if not missing:  # stopped after the last part: the sample may be gone already
         return
-    if not (run.path / TRANSFORM).exists():
-        # What was learnt goes with the transform: a crash between the two may have left it from other images.
-        (run.path / STATE).unlink(missing_ok=True)
-    # A missing package or a wrong number of bands is said here, before any worker starts.
-    encoding = learn(job, settings.encoder, run.path / STATE)
+    # A missing package or a wrong number of bands is said here, before any worker starts. What was learnt goes with the
+    # transform: a crash between the two may have left it from other images.
+    encoding = learn(job, settings.encoder, run.path / STATE, renew=not (run.path / TRANSFORM).exists())
     tasks = [_EmbedPart(run.path, encoding, name, sample.rows_of(k)) for k, name in enumerate(run.names)]
     path = run.path / TRANSFORM
     if not path.exists():

@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from rsprune.encoders import Encoder, LearntEncoder, check_bands, load_encoder
 from rsprune.encoders.packaged import sha256
-from rsprune.encoders.state import load_state, save_state
+from rsprune.encoders.state import load_state, sample_of, save_state
 from rsprune.errors import ConfigError, RspruneError, UnreadableImage
 from rsprune.layout import digest
 from rsprune.reading import COLUMNS, Reader, rows
@@ -52,8 +52,10 @@ def _load(encoding: Encoding) -> Encoder:
     return encoder
 
 
-def learn(job: Job, name: str, state: Path) -> Encoding:
+def learn(job: Job, name: str, state: Path, *, renew: bool = False) -> Encoding:
     """How to encode with `name`; an encoder that learns does so from the images of `job.run`, unless `state` is there.
+
+    With `renew` also where `state` is of other images than it would learn from now.
 
     Raises:
         ConfigError: the encoder or something that it needs is not there, or it cannot take the run's bands.
@@ -62,11 +64,13 @@ def learn(job: Job, name: str, state: Path) -> Encoding:
     check_bands_of(run, encoder)
     if not isinstance(encoder, LearntEncoder):
         return Encoding(name, job.worker_device)
-    if not state.exists():
+    if renew or not state.exists():
         sample = sample_images(run, encoder.fit_images, job.settings.seed)
-        state.parent.mkdir(parents=True, exist_ok=True)
-        with threadpool_limits(1):  # as in the parts: the number of threads changes the last bits
-            save_state(state, name, encoder.fit(_images(run, sample), job.settings.seed))
+        if sample_of(state) != sample.digest():
+            state.parent.mkdir(parents=True, exist_ok=True)
+            with threadpool_limits(1):  # as in the parts: the number of threads changes the last bits
+                learnt = encoder.fit(_images(run, sample), job.settings.seed)
+            save_state(state, name, learnt, sample=sample.digest())
     return Encoding(name, job.worker_device, state, sha256(state))
 
 
