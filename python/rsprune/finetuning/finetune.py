@@ -214,9 +214,8 @@ def training_settings(task: Finetuning, values: Mapping[str, Any]) -> TrainConfi
     """
     found, own = task.foundation.training(), task.defaults | dict(values)
     batch = ("train_batch_size", "gradient_accumulation_steps")
-    if any(
-        own.get(name) is not None for name in batch
-    ):  # the other is then its default, not the foundation's
+    # Where one is given the other is its default, not the foundation's.
+    if any(own.get(name) is not None for name in batch):
         found = {name: value for name, value in found.items() if name not in batch}
     return checked(TrainConfig, found | own)
 
