@@ -26,10 +26,10 @@ int64_t kmeans_assign_cpu(const void* x, Float type, const float* center, int32_
 
 // On CUDA, `distance` may be nullptr (labels only), and `rechecked` counts on the device, added to what is
 // there; nullptr: not counted. `workspace` is memory on the device of kmeans_workspace_cuda bytes, which is 0
-// for the simple kernels and else at most 128 MiB (up to 262,144 dimensions) and 2 bytes per value and 4 per row of
-// padded centres, at a multiple of 256 bytes. `bounds` [points, 2] float32 from kmeans_bounds_cuda, in the same environment,
-// spares a pass over x where the same rows are assigned again and no distances are wanted; nullptr: measured
-// on the way.
+// for the simple kernels and else at most 128 MiB (up to 262,144 dimensions) and 2 bytes per value and 4 per
+// row of padded centres, at a multiple of 256 bytes. `bounds` [points, 2] float32 from kmeans_bounds_cuda, in
+// the same environment, spares a pass over x where the same rows are assigned again and no distances are
+// wanted; nullptr: measured on the way.
 void kmeans_assign_cuda(const void* x, Float type, const float* center, int32_t* label, float* distance,
                         const float* bounds, int64_t* rechecked, void* workspace, AssignShape shape,
                         void* stream);

@@ -8,8 +8,8 @@
 
 namespace rsprune {
 
-// For this scope and thread; a thread that is begun inside has to say so itself. Elsewhere than on x86 it does
-// nothing.
+// For this scope and thread; a thread that is begun inside has to say so itself. Elsewhere than on x86 it
+// does nothing.
 struct KeepDenormals {
 #if defined(__x86_64__)
   KeepDenormals() { _mm_setcsr(before & ~kFlush); }
