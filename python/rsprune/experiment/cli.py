@@ -91,8 +91,10 @@ def _device(wanted: str) -> Literal["cpu", "cuda"]:
     from rsprune.encoders.torch_model import torch_device
 
     found = torch_device(wanted)
-    if found in ("cpu", "cuda"):
-        return "cuda" if found == "cuda" else "cpu"
+    if found == "cpu":
+        return "cpu"
+    if found == "cuda":
+        return "cuda"
     raise ConfigError(
         f"experiments train on cpu or cuda, not {found}: choose the GPU with CUDA_VISIBLE_DEVICES"
     )

@@ -239,11 +239,13 @@ class ExperimentConfig:
 def _check_apart(what: str, names: list[str]) -> None:
     """Raises `ValueError` where two of these would have one folder."""
     for name in names:
-        if not name or names.count(name) > 1:
+        if not name:
+            raise ValueError(
+                f"one of the {what} has a name without letters a-z and digits, of which folders' names are made"
+            )
+        if names.count(name) > 1:
             raise ValueError(
                 f"two {what} would have the folder {name!r}: give them names that differ in letters a-z and digits"
-                if name
-                else f"one of the {what} has a name without letters a-z and digits, of which folders' names are made"
             )
 
 

@@ -29,8 +29,8 @@ def open_item(item: Item, role: str | None = None) -> AbstractContextManager[Sce
     """
     if item.why_unusable is not None:
         raise UnreadableImage(item.why_unusable)
-    path = ids.decode(item.uri)
     check_unchanged(item)
+    path = ids.decode(item.uri)
     if role is None:
         return closing(_open(path, item.member))
     with decoding("cannot be read"):

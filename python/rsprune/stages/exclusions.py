@@ -158,7 +158,8 @@ def _from_parquet(path: Path, name: str, transform: Transform) -> Exclusion:
             if "embedding" in columns
             else pa.array([], pa.list_(pa.float64()))
         )
-        known, lengths = lists.drop_null(), pc.unique(pc.list_value_length(lists.drop_null())).to_pylist()
+        known = lists.drop_null()
+        lengths = pc.unique(pc.list_value_length(known)).to_pylist()
         values = pc.list_flatten(known).cast(pa.float64()).to_numpy(zero_copy_only=False)
         hashes = table["content_hash"].cast(pa.string()).to_pylist() if "content_hash" in columns else []
     except (pa.ArrowException, OSError) as e:
